@@ -162,7 +162,7 @@ async fn a_spent_day_rests_until_midnight_pacific() {
 }
 
 /// The models that the simulator was asked for, in order.
-fn asked(sim: &Sim) -> Vec<String> {
+pub(crate) fn asked(sim: &Sim) -> Vec<String> {
     sim.ledger().requests().iter().map(|one| one.model.to_string()).collect()
 }
 
@@ -292,7 +292,7 @@ async fn a_stream_that_begins_with_an_error_is_not_charged() {
     assert_eq!(body, error);
 }
 
-fn asking(call: usize, model: &str, size: &str) -> Request<Body> {
+pub(crate) fn asking(call: usize, model: &str, size: &str) -> Request<Body> {
     let body = format!(
         r#"{{"contents":[{{"parts":[{{"text":"apple {call}"}}]}}],"generationConfig":{{"imageConfig":{{"imageSize":"{size}"}}}}}}"#
     );

@@ -16,6 +16,8 @@
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
 
+#[cfg(test)]
+mod article_tests;
 mod auth;
 mod body_fault;
 mod cli;

@@ -17,8 +17,8 @@ use tower_gemini::target::{MustKeep, UpstreamId};
 use tower_gemini::thought_signatures::Missing;
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, JitteredRetryLayer,
-    KeepPaidLayer, ModelFallbackLayer, ObserveLayer, QuotaGuardLayer, ResolutionFallbackLayer,
-    ResumeInteractionsLayer, SpendingLayer, ThoughtSignaturesLayer,
+    KeepPaidLayer, ModelFallbackLayer, ObserveLayer, PacingLayer, QuotaGuardLayer,
+    ResolutionFallbackLayer, ResumeInteractionsLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::auth::Auth;
@@ -264,9 +264,10 @@ fn layers(
         },
         peak: match unchanged(|a, b| a.peak == b.peak) {
             Some(kept) => kept.peak.clone(),
-            None => config.peak.layer()?,
+            None => config.peak.layer()?.clock(clock.clone()),
         },
-        fallback: fallback(config, upstreams, kept.map(|kept| &kept.fallback), state)?,
+        fallback: fallback(config, upstreams, kept.map(|kept| &kept.fallback), state)?
+            .clock(clock.clone()),
         // With other models, sizes are part of the same walk.
         resolution: match config.fallback.ladder()? {
             Some(ladder) if !walks(config) => ResolutionFallbackLayer::by(ladder),
@@ -276,6 +277,10 @@ fn layers(
             Some(kept) => kept.retry.clone(),
             None => JitteredRetryLayer::new(config.policy()?)
                 .continue_resends(config.retry.continue_resends.0),
+        },
+        pacing: match kept {
+            Some(kept) => kept.pacing.clone(),
+            None => PacingLayer::new(config.quota.min_interval.0),
         },
         spending: match kept {
             Some(kept) => kept.spending.clone(),

@@ -12,9 +12,9 @@ use tower_gemini::final_image_extract::FinalImageJsonLayer;
 use tower_gemini::stage::WireClient;
 use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, GeminiStack,
-    JitteredRetryLayer, KeepPaidLayer, ModelFallbackLayer, ObserveLayer, PeakHourRouterLayer,
-    QuotaGuardLayer, ResolutionFallbackLayer, ResumeInteractionsLayer, SpendingLayer,
-    ThoughtSignaturesLayer,
+    JitteredRetryLayer, KeepPaidLayer, ModelFallbackLayer, ObserveLayer, PacingLayer,
+    PeakHourRouterLayer, QuotaGuardLayer, ResolutionFallbackLayer, ResumeInteractionsLayer,
+    SpendingLayer, ThoughtSignaturesLayer,
 };
 
 use crate::config::Responses;
@@ -41,6 +41,7 @@ pub(crate) struct Layers {
     pub(crate) fallback: ModelFallbackLayer,
     pub(crate) resolution: ResolutionFallbackLayer,
     pub(crate) retry: JitteredRetryLayer,
+    pub(crate) pacing: PacingLayer,
     pub(crate) spending: SpendingLayer,
     pub(crate) timeout: AttemptTimeoutLayer,
     pub(crate) resume: ResumeInteractionsLayer,
@@ -79,7 +80,7 @@ impl Layers {
             .observe(self.observe.clone())
             .collect(self.collect)
             .retry(JitteredRetryLayer::off())
-            .attempt_layer(TokenSpendingLayer)
+            .attempt_layer((self.pacing.clone(), TokenSpendingLayer))
             .spending(self.spending.clone())
             .quota(quota)
             .timeout(self.timeout)

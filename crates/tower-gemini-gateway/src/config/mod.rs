@@ -153,6 +153,7 @@ section! { pub(crate) Quota {
     ipm: u64 = 0,
     rpd: u64 = 0,
     longest_wait: Span = Span::secs(120),
+    min_interval: Span = Span::secs(0),
     warn_at_percent: u8 = 70,
     model: BTreeMap<String, ModelQuota> = BTreeMap::new(),
 }}

@@ -1,0 +1,115 @@
+//! The workflows of five published guides, each from its file in `examples/configs`, in paused time.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use http::Response;
+use tokio::time::Instant;
+use tower_gemini::clock::RuntimeClock;
+use tower_gemini_sim::{Fault, Limit, Refusal, Sim};
+
+use crate::config::Config;
+use crate::handler::handle;
+use crate::in_process_tests::{asked, asking};
+use crate::snapshot::Snapshot;
+
+const PRO: &str = "gemini-3-pro-image";
+const FLASH: &str = "gemini-3.1-flash-image";
+
+/// A gateway by one of the files, which starts at this hour of a day in November 2026.
+fn gateway(sim: &Sim, file: &str, hour: u64) -> Arc<Snapshot> {
+    let path = format!("{}/../../examples/configs/{file}.toml", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let config = Config::parse(&text, &path).unwrap_or_else(|error| panic!("{error}"));
+    // 2026-11-10.
+    let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_794_268_800);
+    let clock = RuntimeClock::starting_at(day + Duration::from_secs(hour * 3600));
+    Arc::new(Snapshot::over(sim.service(), clock, &config, None).unwrap())
+}
+
+fn degraded(answer: &Response<Body>) -> Option<&str> {
+    answer.headers().get("x-gemini-degraded").map(|value| value.to_str().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ladder_makes_three_attempts_at_each_size_and_says_which_was_made() {
+    let sim = Sim::quick([const { Fault::DeadlineExpired504 }; 6]);
+    let started = Instant::now();
+    let answer =
+        handle(gateway(&sim, "resolution-ladder", 10), started, asking(0, PRO, "4K")).await;
+    assert_eq!((answer.status().as_u16(), sim.requests()), (200, 7));
+    assert_eq!(degraded(&answer), Some("size 4K -> 1K"));
+    assert_eq!(answer.headers()["x-gemini-size"], "1K");
+    // 30 and 60 s at each of the two sizes that failed.
+    let waited = started.elapsed().as_secs();
+    assert!((180..=185).contains(&waited), "{waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_layered_fallback_an_overload_goes_on_at_once_and_a_limit_is_waited_out() {
+    let started = Instant::now();
+    let sim = Sim::quick([Fault::Overloaded]);
+    let answer = handle(gateway(&sim, "layered-fallback", 10), started, asking(0, PRO, "1K")).await;
+    assert_eq!(asked(&sim), [PRO, FLASH], "2.5 Flash is retired");
+    assert_eq!(degraded(&answer), Some("model gemini-3-pro-image -> gemini-3.1-flash-image"));
+    assert!(started.elapsed() < Duration::from_secs(1));
+    let limit =
+        Fault::RateLimitMinute { limit: Limit::Requests, retry_after: Duration::from_secs(7) };
+    let sim = Sim::quick([limit.clone(), limit]);
+    let answer = handle(gateway(&sim, "layered-fallback", 10), started, asking(0, PRO, "1K")).await;
+    assert_eq!(asked(&sim), [PRO; 3]);
+    assert_eq!(degraded(&answer), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn off_peak_the_fast_model_leads_and_in_peak_hours_the_other() {
+    for (hour, faults, expected) in [
+        (2, 0, vec![FLASH]),
+        (2, 3, vec![FLASH, FLASH, FLASH, PRO]),
+        (12, 0, vec![PRO]),
+        (12, 2, vec![PRO, PRO, FLASH]),
+    ] {
+        let sim = Sim::quick((0..faults).map(|_| Fault::Overloaded));
+        let gateway = gateway(&sim, "off-peak-and-peak", hour);
+        let answer = handle(gateway, Instant::now(), asking(0, FLASH, "1K")).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(asked(&sim), expected, "at {hour}:00 UTC after {faults} overloads");
+        assert_eq!(degraded(&answer).is_some(), expected.last() == Some(&PRO));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_decision_flow_waits_where_that_helps_and_sends_once_what_costs_or_cannot_work() {
+    let day = Fault::RateLimitDay { retry_after: Duration::from_secs(21) };
+    let refused = Fault::Refused(Refusal::ALL[0].clone());
+    for (fault, status, sends) in [
+        (Fault::HighDemand, 200, 2),
+        (day, 429, 1),
+        (refused, 200, 1),
+        (Fault::Forbidden(tower_gemini_sim::Forbidden::ALL[0].clone()), 403, 1),
+    ] {
+        let sim = Sim::quick([fault.clone()]);
+        let answer =
+            handle(gateway(&sim, "decision-flow", 10), Instant::now(), asking(0, FLASH, "1K"))
+                .await;
+        let got = (answer.status().as_u16(), sim.requests());
+        assert_eq!(got, (status, sends), "{fault:?}");
+        assert_eq!(answer.headers()["x-gemini-attempts"], sends.to_string().as_str());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_chain_of_three_models_makes_two_attempts_each_and_keeps_its_distance() {
+    let sim = Sim::quick([const { Fault::Overloaded }; 2]);
+    let started = Instant::now();
+    let gateway = gateway(&sim, "three-models", 10);
+    let answer = handle(gateway.clone(), started, asking(0, PRO, "1K")).await;
+    assert_eq!(asked(&sim), [PRO, PRO, FLASH]);
+    assert_eq!(answer.headers()["x-gemini-model"], FLASH);
+    let calls = (1..=4).map(|n| handle(gateway.clone(), started, asking(n, PRO, "1K")));
+    futures::future::join_all(calls).await;
+    let ledger = sim.ledger();
+    let at: Vec<_> = ledger.requests().iter().map(|sent| sent.received_at).collect();
+    assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(1)), "{at:?}");
+}
