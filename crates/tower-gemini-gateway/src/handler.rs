@@ -104,7 +104,7 @@ async fn forward(
     }
     match endpoint {
         Some(Endpoint::Models) if parts.method == Method::GET && !caller.is_googles() => {
-            Ok(json_response(StatusCode::OK, list_models(now_unix())))
+            Ok(json_response(StatusCode::OK, list_models(gateway.catalog(), now_unix())))
         }
         Some(endpoint) if endpoint != Endpoint::Models && parts.method == Method::POST => {
             let body = collect(body).await?;

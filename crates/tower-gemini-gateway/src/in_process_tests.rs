@@ -499,3 +499,45 @@ async fn a_pool_uses_every_quota_passes_none_and_loses_nothing_when_a_project_is
     let probes = of("small").filter(|sent| sent.received_at >= rests).count();
     assert!(probes <= 3, "a project that is closed rests: {probes} were sent to it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_models_adds_them_and_corrects_prices_and_dates_also_while_the_gateway_runs() {
+    let file = Tokens::new("");
+    let path = file.dir.join("models.toml");
+    let write = |microusd: u32| {
+        let text = format!(
+            "[[model]]\nid = \"house-banana\"\nfamily = \"flash\"\nimages = true\nsizes = [\"1K\"]\n\
+             tokens_per_image = {{ \"1K\" = 1120 }}\n\
+             [[model.price]]\nplatform = \"gemini-api\"\nsource = \"ours\"\nas_of = \"2026-11-01\"\n\
+             per_image_microusd = {{ \"1K\" = {microusd} }}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+    };
+    write(90_000);
+    let toml = format!(
+        "[catalog]\nfile = \"{}\"\n[fallback]\nmodels = [\"house-banana\"]\n[spending]\nper_call = 0.1\n",
+        path.display()
+    );
+    let config = Config::parse(&toml, "gateway.toml").unwrap();
+    let sim = Sim::quick([]);
+    let before = Arc::new(Snapshot::over(sim.service(), clock(), &config, None).unwrap());
+    let status = |gateway: Arc<Snapshot>| async {
+        handle(gateway, Instant::now(), asking(0, "house-banana", "1K")).await.status().as_u16()
+    };
+    assert_eq!(status(before.clone()).await, 404, "it was sent, and this Gemini does not know it");
+    let listed = Request::get("/v1/models").body(Body::empty()).unwrap();
+    let listed = handle(before.clone(), Instant::now(), listed).await.into_body();
+    let listed = listed.collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&listed).contains("house-banana"));
+    write(110_000);
+    let after = Snapshot::over(sim.service(), clock(), &config, Some(&before)).unwrap();
+    assert_eq!(status(Arc::new(after)).await, 402, "it costs more than its cap now");
+    for (text, says) in [
+        ("[[model]]\nid = 1\n", "line 2 of the model catalogue"),
+        ("", "the model \"house-banana\" is not known"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let error = Snapshot::over(sim.service(), clock(), &config, Some(&before)).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}

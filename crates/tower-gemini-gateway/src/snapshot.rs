@@ -45,6 +45,7 @@ pub(crate) struct Snapshot {
     quota: QuotaGuardLayer,
     queue: Queue,
     state: State,
+    catalog: Arc<Catalog>,
     stopping: Arc<AtomicBool>,
     door: Arc<Door>,
 }
@@ -107,6 +108,7 @@ impl Snapshot {
             None => Auth::build(&config.auth, env)?,
         };
         let upstreams = upstreams(config, env)?;
+        let catalog = config.read_catalog()?;
         for upstream in upstreams.iter().filter(|upstream| upstream.is_unencrypted()) {
             tracing::warn!(
                 upstream = upstream.name(),
@@ -114,7 +116,7 @@ impl Snapshot {
                 "keys and images go to another machine unencrypted: base_url begins with http://"
             );
         }
-        let layers = layers(config, &upstreams, before, &state, &clock)?;
+        let layers = layers(config, &catalog, &upstreams, before, &state, &clock)?;
         let quota = match before {
             Some(before) => before.quota.clone(),
             None => quota(config, &upstreams, &state, clock.clone()),
@@ -126,7 +128,8 @@ impl Snapshot {
         let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
         let classify = upstreams
             .iter()
-            .fold(ClassifyGeminiErrorLayer::new(), |layer, upstream| upstream.judge(layer));
+            .fold(ClassifyGeminiErrorLayer::new(), |layer, upstream| upstream.judge(layer))
+            .catalog(catalog.clone());
         let route = |leader: &config::Upstream| {
             let (upstream, (_, client)) = upstreams
                 .iter()
@@ -157,7 +160,19 @@ impl Snapshot {
             }
         };
         let config = config.clone();
-        Ok(Self { config, auth, layers, upstreams, routes, quota, queue, state, stopping, door })
+        Ok(Self {
+            config,
+            auth,
+            layers,
+            upstreams,
+            routes,
+            quota,
+            queue,
+            state,
+            catalog,
+            stopping,
+            door,
+        })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -195,6 +210,11 @@ impl Snapshot {
     /// The route for the paths of Vertex AI, or for all others.
     pub(crate) fn route(&self, vertex: bool) -> Option<&Route> {
         self.routes.iter().find(|route| route.upstream.is_vertex() == vertex)
+    }
+
+    /// What is known of models.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     pub(crate) fn queue(&self) -> &Queue {
@@ -237,6 +257,7 @@ impl Snapshot {
 /// (`reload::needs_restart`).
 fn layers(
     config: &Config,
+    catalog: &Arc<Catalog>,
     upstreams: &[Upstream],
     before: Option<&Snapshot>,
     state: &State,
@@ -250,7 +271,7 @@ fn layers(
     Ok(Layers {
         observe: match kept {
             Some(kept) => kept.observe.clone(),
-            None => observe(config, &stats)?,
+            None => observe(config, &stats)?.catalog(catalog.clone()),
         },
         stats,
         // A form's images are a third longer in the JSON that it becomes: every body that is
@@ -267,10 +288,13 @@ fn layers(
             None => config.peak.layer()?.clock(clock.clone()),
         },
         fallback: fallback(config, upstreams, kept.map(|kept| &kept.fallback), state)?
-            .clock(clock.clone()),
+            .clock(clock.clone())
+            .catalog(catalog.clone()),
         // With other models, sizes are part of the same walk.
         resolution: match config.fallback.ladder()? {
-            Some(ladder) if !walks(config) => ResolutionFallbackLayer::by(ladder),
+            Some(ladder) if !walks(config) => {
+                ResolutionFallbackLayer::by(ladder).catalog(catalog.clone())
+            }
             _ => ResolutionFallbackLayer::off(),
         },
         retry: match unchanged(|a, b| a.retry == b.retry) {
@@ -284,8 +308,9 @@ fn layers(
         },
         spending: match kept {
             Some(kept) => kept.spending.clone(),
-            None => spending(config, state)?.clock(clock.clone()),
-        },
+            None => spending(config, catalog, state)?.clock(clock.clone()),
+        }
+        .catalog(catalog.clone()),
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
@@ -439,7 +464,11 @@ fn keep(config: &Config, state: &State, clock: impl Clock + 'static) -> Option<K
 
 /// The spending layer. A cap that no attempt of a model can pass is an error where the file names
 /// the model, and a warning where it is one of the catalogue's.
-fn spending(config: &Config, state: &State) -> Result<SpendingLayer, ConfigError> {
+fn spending(
+    config: &Config,
+    catalog: &Arc<Catalog>,
+    state: &State,
+) -> Result<SpendingLayer, ConfigError> {
     let spending = &config.spending;
     if spending.caps().iter().all(|(_, usd)| *usd <= 0.0) {
         return Ok(SpendingLayer::off());
@@ -452,7 +481,8 @@ fn spending(config: &Config, state: &State) -> Result<SpendingLayer, ConfigError
     let balance = (spending.starting_balance * 1e6).round() as u64;
     let layer = SpendingLayer::new()
         .starting_balance(Cost::exactly(balance))
-        .reserve_by(spending.reserve_by());
+        .reserve_by(spending.reserve_by())
+        .catalog(catalog.clone());
     let layer = match state.store() {
         Some(store) => layer.store(store.spending()),
         None => layer,
@@ -473,7 +503,7 @@ fn spending(config: &Config, state: &State) -> Result<SpendingLayer, ConfigError
     layer
         .check(named)
         .map_err(|error| ConfigError::at("spending", format!("[spending]: {error}"), ""))?;
-    let known = Catalog::builtin().models().map(|model| (ModelId::new(&model.id), None));
+    let known = catalog.models().map(|model| (ModelId::new(&model.id), None));
     if let Err(error) = layer.check(known) {
         tracing::warn!(%error, "[spending] refuses every call of a model");
     }

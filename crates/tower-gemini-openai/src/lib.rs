@@ -80,7 +80,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use jiff::tz::TimeZone;
-use tower_gemini_core::catalog::{Catalog, Date, Family, Model};
+use tower_gemini_core::catalog::{Catalog, Date, Family};
 
 pub use error::{OpenAiError, translate_error};
 pub use merge::{ChoiceStream, ResponseMerger};
@@ -186,18 +186,18 @@ pub fn to_gemini(
     }
 }
 
-/// Lists the catalogue's image models in OpenAI's format.
+/// Lists a catalogue's image models in OpenAI's format.
 ///
 /// `now_unix_seconds` hides models that are retired by then, and stands in for a release date that
 /// is not known.
 #[must_use]
-pub fn list_models(now_unix_seconds: u64) -> Bytes {
+pub fn list_models(catalog: &Catalog, now_unix_seconds: u64) -> Bytes {
     let today = date_at(now_unix_seconds);
-    let listed = Catalog::builtin()
+    let listed = catalog
         .models()
         .filter(|model| model.images && model.family != Family::Imagen)
         .filter(|model| !today.is_some_and(|today| model.is_retired_on(today)));
-    let entry = |model: &'static Model| {
+    let entries = listed.map(|model| {
         let created = model.released.and_then(unix_seconds_at).unwrap_or(now_unix_seconds);
         object([
             ("id", model.id.as_str().into()),
@@ -205,8 +205,8 @@ pub fn list_models(now_unix_seconds: u64) -> Bytes {
             ("created", created.into()),
             ("owned_by", model.vendor.as_str().into()),
         ])
-    };
-    let data = Json::List(listed.map(entry).collect());
+    });
+    let data = Json::List(entries.collect());
     Bytes::from(object([("object", "list".into()), ("data", data)]).to_bytes(4096))
 }
 

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower_gemini_core::call::{Call, Framing, ModelId, Verb};
+use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::scan::Scanner;
 use tower_gemini_openai::{
     Endpoint, GeminiRequest, OpenAiError, ResponseTranslator, list_models, to_gemini,
@@ -1601,7 +1602,7 @@ fn a_translator_has_a_stable_name() {
 
 #[test]
 fn retired_models_are_not_listed() {
-    let list: Value = serde_json::from_slice(&list_models(NOW)).unwrap();
+    let list: Value = serde_json::from_slice(&list_models(Catalog::builtin(), NOW)).unwrap();
     let models = list["data"].as_array().unwrap();
     let ids: Vec<&str> = models.iter().map(|model| model["id"].as_str().unwrap()).collect();
     assert!(
@@ -1617,7 +1618,7 @@ fn retired_models_are_not_listed() {
         *pro,
         json!({ "id": "gemini-3-pro-image", "object": "model", "created": 1_779_926_400, "owned_by": "google" })
     );
-    let _ = list_models(u64::MAX);
+    let _ = list_models(Catalog::builtin(), u64::MAX);
 }
 
 const WORDS: &[&str] = &[

@@ -8,7 +8,7 @@ use tower_gemini::model_fallback::{self, Chain};
 use tower_gemini::resolution_fallback::{self, Ladder};
 use tower_gemini::target::{self, MustKeep, Target};
 
-use super::{AuthMode, Check, Config, ensure, known_model, nearest_name, retry_policy, wrong};
+use super::{AuthMode, Check, Config, ensure, nearest_name, retry_policy, wrong};
 
 section! { pub(crate) Fallback {
     models: Vec<String> = Vec::new(),
@@ -143,14 +143,12 @@ impl Fallback {
         check(self.chain_preset().map(drop));
         check(self.ladder().map(drop));
         for (at, model) in self.models.iter().enumerate() {
-            check(known_model("fallback.models", model));
             let is_first = !self.models.iter().take(at).any(|earlier| earlier == model);
             let what = format!("fallback.models holds \"{model}\" twice");
             let remedy = "a model that failed is not tried again; write it once";
             check(ensure(is_first, "fallback.models", what, remedy));
         }
         for target in &self.target {
-            check(known_model("fallback.target", &target.model));
             check(target.target().map(drop));
             check(target.retry().map(drop));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use toml::de::DeTable;
@@ -66,6 +67,7 @@ section! {
         signatures: Signatures = Signatures::default(),
         interactions: Interactions = Interactions::default(),
         timeouts: Timeouts = Timeouts::default(),
+        catalog: CatalogFile = CatalogFile::default(),
         log: Log = Log::default(),
     }
 }
@@ -212,6 +214,12 @@ section! { pub(crate) Timeouts {
     longest: Span = Span::secs(1200),
     idle: Span = Span::secs(120),
 }}
+section! {
+    /// `[catalog]`: models, prices and dates beside those that are known here.
+    pub(crate) CatalogFile {
+        file: Option<PathBuf> = None,
+    }
+}
 section! { pub(crate) Log {
     level: String = "info".to_owned(),
     format: LogFormat = LogFormat::Text,
@@ -317,8 +325,9 @@ impl Config {
         check(ensure(self.retry.attempts != Some(0), "retry.attempts", what, remedy));
         check(self.policy().map(drop));
         self.fallback.check(self, &mut check);
-        for model in self.quota.model.keys() {
-            check(known_model("quota.model", model));
+        // Where there is a file of models, they are looked up when it is read.
+        if self.catalog.file.is_none() {
+            self.check_models(Catalog::builtin(), &mut check);
         }
         let (key, percent) = ("quota.warn_at_percent", self.quota.warn_at_percent);
         let what = format!("{key} = {percent} is not a percentage");
@@ -332,6 +341,40 @@ impl Config {
         self.peak.check(self.fallback.has_models(), &mut check);
         check(self.log.filter().map(drop));
         problems
+    }
+
+    /// Every model that the file names and a catalogue does not.
+    fn check_models(&self, catalog: &Catalog, check: &mut impl FnMut(Check<()>)) {
+        let named = self.fallback.named_models().map(|model| ("fallback.models", model));
+        let quotas = self.quota.model.keys().map(|model| ("quota.model", model.as_str()));
+        let peak = self.peak.named_models().map(|model| ("peak.prefer", model));
+        for (key, model) in named.chain(quotas).chain(peak) {
+            check(known_model(catalog, key, model));
+        }
+    }
+
+    /// What is known of models: here, and in `catalog.file`, which goes before.
+    pub(crate) fn read_catalog(&self) -> Check<Arc<Catalog>> {
+        let mut catalog = Catalog::builtin().clone();
+        let Some(file) = &self.catalog.file else { return Ok(Arc::new(catalog)) };
+        let wrong = |what: String, remedy: &str| {
+            let what = format!("catalog.file {}: {what}", file.display());
+            ConfigError::at("catalog.file", what, remedy)
+        };
+        let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string(), ""))?;
+        let more = Catalog::from_toml(&text).map_err(|error| {
+            let remedy = "gemini-gateway --print-config shows how an entry begins";
+            wrong(error.to_string(), remedy)
+        })?;
+        catalog.extend(more);
+        let mut problems = Vec::new();
+        self.check_models(&catalog, &mut |check: Check<()>| {
+            problems.extend(check.err().map(|error| error.problems).unwrap_or_default());
+        });
+        match problems.is_empty() {
+            true => Ok(Arc::new(catalog)),
+            false => Err(ConfigError { file: None, problems }),
+        }
     }
 
     fn check_memory(&self) -> Check<()> {
@@ -527,8 +570,7 @@ impl Log {
     }
 }
 
-fn known_model(key: &str, model: &str) -> Check<()> {
-    let catalog = Catalog::builtin();
+fn known_model(catalog: &Catalog, key: &str, model: &str) -> Check<()> {
     if catalog.lookup(model).is_some() {
         return Ok(());
     }
@@ -636,6 +678,7 @@ mod tests {
             "signatures",
             "interactions",
             "timeouts",
+            "catalog",
             "log",
         ] {
             let error = toml::from_str::<Config>(&format!("[{section}]\n__ = 1\n"))

@@ -7,7 +7,7 @@ use tower_gemini::PeakHourRouterLayer;
 use tower_gemini::peak_hour_router::presets;
 use tower_gemini::peak_hour_router::{Day, Schedule, Window, Zone};
 
-use super::{Check, ConfigError, ensure, known_model, nearest_name, wrong};
+use super::{Check, ConfigError, ensure, nearest_name, wrong};
 
 section! { pub(crate) Peak {
     preset: Option<String> = None,
@@ -23,6 +23,12 @@ impl Peak {
     /// Whether any hour is a peak.
     pub(super) fn is_on(&self) -> bool {
         !self.windows.is_empty() || self.preset.is_some()
+    }
+
+    /// Every model that it names.
+    pub(super) fn named_models(&self) -> impl Iterator<Item = &str> {
+        let asked = self.prefer.keys().chain(self.prefer_off_peak.keys()).map(String::as_str);
+        asked.chain(self.preferred())
     }
 
     /// Every model that is preferred.
@@ -69,12 +75,6 @@ impl Peak {
             "[peak] has no other model to prefer",
             "list the models in [fallback] models",
         ));
-        for model in self.prefer.keys().chain(self.prefer_off_peak.keys()).map(String::as_str) {
-            check(known_model("peak.prefer", model));
-        }
-        for model in self.preferred() {
-            check(known_model("peak.prefer", model));
-        }
     }
 }
 

@@ -47,8 +47,8 @@ impl ClassifyGeminiErrorLayer {
 
     /// The models and prices that attempts are costed by, in place of the built-in list.
     #[must_use]
-    pub fn catalog(mut self, catalog: Arc<Catalog>) -> Self {
-        self.catalog = Some(catalog);
+    pub fn catalog(mut self, catalog: impl Into<Arc<Catalog>>) -> Self {
+        self.catalog = Some(catalog.into());
         self
     }
 

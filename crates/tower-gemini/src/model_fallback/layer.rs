@@ -70,8 +70,8 @@ impl ModelFallbackLayer {
 
     /// What is known of models. Default: [`Catalog::builtin`].
     #[must_use]
-    pub fn catalog(self, catalog: Catalog) -> Self {
-        self.with(|settings| settings.catalog = Some(Arc::new(catalog)))
+    pub fn catalog(self, catalog: impl Into<Arc<Catalog>>) -> Self {
+        self.with(|settings| settings.catalog = Some(catalog.into()))
     }
 
     /// Tells the day, by which fallback targets are retired, and the time until midnight Pacific.

@@ -30,8 +30,8 @@ impl ObserveLayer {
 
     /// Sets the models that metrics count by name. Default: the built-in catalogue.
     #[must_use]
-    pub fn catalog(mut self, catalog: Arc<Catalog>) -> Self {
-        Arc::make_mut(&mut self.shared).catalog = catalog;
+    pub fn catalog(mut self, catalog: impl Into<Arc<Catalog>>) -> Self {
+        Arc::make_mut(&mut self.shared).catalog = catalog.into();
         self
     }
 

@@ -34,9 +34,9 @@ impl ResolutionFallbackLayer {
 
     /// What is known of models. Default: [`Catalog::builtin`].
     #[must_use]
-    pub fn catalog(mut self, catalog: Catalog) -> Self {
+    pub fn catalog(mut self, catalog: impl Into<Arc<Catalog>>) -> Self {
         if let Some(settings) = &mut self.settings {
-            Arc::make_mut(settings).catalog = Some(Arc::new(catalog));
+            Arc::make_mut(settings).catalog = Some(catalog.into());
         }
         self
     }

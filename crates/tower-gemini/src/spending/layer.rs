@@ -282,8 +282,8 @@ impl SpendingLayer {
 
     /// Prices by this catalogue. Default: the builtin one.
     #[must_use]
-    pub fn catalog(mut self, catalog: Arc<Catalog>) -> Self {
-        self.shared.catalog = Some(catalog);
+    pub fn catalog(mut self, catalog: impl Into<Arc<Catalog>>) -> Self {
+        self.shared.catalog = Some(catalog.into());
         self
     }
 
