@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::door::manage::TokenCommand;
+use crate::explain::ExplainArgs;
 
 const AFTER_HELP: &str = "\
 SIGHUP, or a change of the file, reloads the configuration; SIGHUP also tries again what the API closed
@@ -45,6 +46,8 @@ enum SubCommand {
     /// Make and revoke the tokens of callers
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Say what a response means, what it cost, and what to do
+    Explain(ExplainArgs),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
@@ -99,6 +102,14 @@ pub(crate) enum Command {
     Simulate(SimulateArgs),
     Token { config: Option<PathBuf>, command: TokenCommand },
     PrintConfig,
+    Explain(ExplainArgs),
+}
+
+impl Command {
+    /// Whether it ends in order on a signal; all others end at once.
+    pub(crate) fn ends_in_order(&self) -> bool {
+        matches!(self, Self::Serve { .. } | Self::Simulate(_))
+    }
 }
 
 /// Parses the arguments after the program's name. An `Err` may also be the text of `--help` or
@@ -115,6 +126,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
+        Some(SubCommand::Explain(args)) => Command::Explain(args),
         Some(SubCommand::Serve(after)) => Command::Serve {
             config: cli.config,
             args: ServeArgs {

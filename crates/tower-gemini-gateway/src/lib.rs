@@ -12,6 +12,7 @@
 //! | `state`, `state_guard` | open what outlives the process, and refuse paid work while it cannot be written |
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
+//! | [`explain`] | says what a response means |
 //! | `pages`, [`status`], `log` | report the state of the gateway |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
@@ -21,6 +22,7 @@ mod body_fault;
 mod cli;
 pub mod config;
 mod door;
+pub mod explain;
 mod files;
 mod gateway;
 mod guard;
@@ -62,7 +64,7 @@ mod wire;
 
 pub use self::config::{Config, ConfigError};
 pub use self::gateway::Gateway;
-pub use self::program::app;
+pub use self::program::{app, ends_in_order};
 pub use self::running::{Running, Signal, start};
 pub use self::state::State;
 

@@ -15,7 +15,7 @@ use crate::reload::{self, FromFile, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::simulate::{self, Simulation};
 use crate::snapshot::Snapshot;
-use crate::{log, pages, wire};
+use crate::{explain, log, pages, wire};
 
 /// Runs the program. `signals` are the operating system's.
 ///
@@ -68,6 +68,9 @@ pub async fn app(
                 Err(error) => refuse(&error),
             };
         }
+        Ok(Command::Explain(args)) => {
+            return explain::run(&args, &mut std::io::stdin().lock(), output, errors);
+        }
         Ok(Command::PrintConfig) => {
             print(config::EXAMPLE);
             return DONE;
@@ -103,6 +106,13 @@ pub async fn app(
         }
         Err(error) => refuse(&error),
     }
+}
+
+/// Whether the program ends in order on a signal with these arguments. With all others (an
+/// `explain` that waits for its input, say) the operating system ends it.
+#[must_use]
+pub fn ends_in_order(args: &[String]) -> bool {
+    cli::parse(args).is_ok_and(|command| command.ends_in_order())
 }
 
 fn check(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), ConfigError> {
