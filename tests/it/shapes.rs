@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tower::{ServiceExt, service_fn};
 use tower_gemini::scan::{Answer, Framing, Scanner, StreamStripper};
 use tower_gemini::{FinalImage, GeminiStack};
+use tower_gemini_gateway::explain;
 use tower_gemini_openai::{Endpoint, ResponseTranslator, to_gemini};
 
 use crate::harness::in_paused_time;
@@ -218,7 +219,7 @@ fn every_finder_finds_the_same_images_in_every_shape() {
 fn explained(body: &str) -> Value {
     let (mut out, mut errors) = (Vec::new(), Vec::new());
     let line = json!({ "http_status": 200, "body": body }).to_string();
-    explain::app(&["--jsonl".to_owned()], line.as_bytes(), &mut out, &mut errors);
+    explain::app(&["--jsonl".to_owned()], &mut line.as_bytes(), &mut out, &mut errors);
     serde_json::from_slice::<Value>(&out).unwrap()["kind"].clone()
 }
 

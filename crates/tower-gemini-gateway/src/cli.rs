@@ -3,9 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
+use crate::cost::CostArgs;
+use crate::doctor::DoctorArgs;
 use crate::door::manage::TokenCommand;
+use crate::explain::ExplainArgs;
 
 const AFTER_HELP: &str = "\
 SIGHUP, or a change of the file, reloads the configuration; SIGHUP also tries again what the API closed
@@ -48,6 +52,17 @@ enum SubCommand {
     /// Make and revoke the tokens of callers
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Count what a volume of images costs, by model, size, tier and platform
+    Cost(CostArgs),
+    /// Check the configuration, the way to the upstreams, the clock and the key
+    Doctor(DoctorArgs),
+    /// Print the completions of a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: CompletionShell,
+    },
+    /// Say what a response means, what it cost, and what to do
+    Explain(ExplainArgs),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
@@ -101,6 +116,26 @@ pub(crate) enum SimWeather {
     Stormy,
 }
 
+/// A shell that has completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// The completions of a shell.
+pub(crate) fn completions(shell: CompletionShell) -> Vec<u8> {
+    let shell = match shell {
+        CompletionShell::Bash => Shell::Bash,
+        CompletionShell::Zsh => Shell::Zsh,
+        CompletionShell::Fish => Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "gemini-gateway", &mut script);
+    script
+}
+
 /// A parsed command line.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Command {
@@ -110,6 +145,17 @@ pub(crate) enum Command {
     Simulate(SimulateArgs),
     Token { config: Option<PathBuf>, command: TokenCommand },
     PrintConfig,
+    Explain(ExplainArgs),
+    Doctor { config: Option<PathBuf>, args: DoctorArgs },
+    Cost(CostArgs),
+    Completions(CompletionShell),
+}
+
+impl Command {
+    /// Whether it ends in order on a signal; all others end at once.
+    pub(crate) fn ends_in_order(&self) -> bool {
+        matches!(self, Self::Serve { .. } | Self::Simulate(_))
+    }
 }
 
 /// Parses the arguments after the program's name. An `Err` may also be the text of `--help` or
@@ -127,6 +173,10 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         Some(SubCommand::Presets(args)) => Command::Presets(args),
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
+        Some(SubCommand::Completions { shell }) => Command::Completions(shell),
+        Some(SubCommand::Cost(args)) => Command::Cost(args),
+        Some(SubCommand::Doctor(args)) => Command::Doctor { config: cli.config, args },
+        Some(SubCommand::Explain(args)) => Command::Explain(args),
         Some(SubCommand::Serve(after)) => Command::Serve {
             config: cli.config,
             args: ServeArgs {
@@ -188,6 +238,22 @@ mod tests {
         }
         assert!(parsed("token new").unwrap_err().contains("<NAME>"));
         assert!(parsed("token").unwrap_err().contains("revoke"));
+    }
+
+    #[test]
+    fn completions_know_every_subcommand_and_its_options() {
+        for (name, shell) in [
+            ("bash", CompletionShell::Bash),
+            ("zsh", CompletionShell::Zsh),
+            ("fish", CompletionShell::Fish),
+        ] {
+            assert_eq!(parsed(&format!("completions {name}")), Ok(Command::Completions(shell)));
+            let script = String::from_utf8(completions(shell)).unwrap();
+            for word in ["serve", "doctor", "cost", "explain", "simulate", "upstream", "refusals"] {
+                assert!(script.contains(word), "{name}: {word}");
+            }
+        }
+        assert!(parsed("completions csh").unwrap_err().contains("bash, zsh, fish"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::io;
 use std::process::ExitCode;
 
 use tokio::sync::mpsc;
-use tower_gemini_gateway::{Signal, app};
+use tower_gemini_gateway::{Signal, app, ends_in_order};
 
 /// Starts the program again with a setting that glibc's allocator reads at its start only.
 ///
@@ -52,7 +52,9 @@ fn main() -> ExitCode {
     };
     ExitCode::from(runtime.block_on(async {
         let (sender, signals) = mpsc::channel(4);
-        tokio::spawn(listen(sender));
+        if ends_in_order(&args) {
+            tokio::spawn(listen(sender));
+        }
         app(&args, &mut io::stdout(), &mut io::stderr(), signals).await
     }))
 }

@@ -1,13 +1,16 @@
-//! The program as its users meet it.
+//! The subcommand `explain` as its users meet it.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on says where")]
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
+use tower_gemini_gateway::explain;
 
-fn run(args: &[&str], input: &[u8]) -> (u8, String, String) {
+fn run(args: &[&str], mut input: &[u8]) -> (u8, String, String) {
     let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = explain::app(&args, input, &mut out, &mut err);
+    let code = explain::app(&args, &mut input, &mut out, &mut err);
     (code, String::from_utf8(out).expect("UTF-8"), String::from_utf8(err).expect("UTF-8"))
 }
 
@@ -140,7 +143,7 @@ fn a_huge_line_is_dropped_with_an_error() {
         LongLine { left: 65 * 1024 * 1024, tail: b"\n{\"http_status\": 404, \"body\": \"\"}\n" };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     assert_eq!(
-        explain::app(&["--jsonl".to_owned()], io::BufReader::new(input), &mut out, &mut err),
+        explain::app(&["--jsonl".to_owned()], &mut io::BufReader::new(input), &mut out, &mut err),
         0
     );
     let out = String::from_utf8(out).unwrap();
@@ -165,7 +168,7 @@ impl Write for ClosedPipe {
 fn a_closed_pipe_ends_the_program_quietly() {
     let mut err = Vec::new();
     let line = b"{\"http_status\": 503, \"body\": \"\"}\n";
-    assert_eq!(explain::app(&["--jsonl".to_owned()], &line[..], ClosedPipe, &mut err), 0);
+    assert_eq!(explain::app(&["--jsonl".to_owned()], &mut &line[..], &mut ClosedPipe, &mut err), 0);
     assert!(err.is_empty());
 }
 
@@ -226,4 +229,24 @@ fn a_wait_that_the_server_does_not_state_is_no_hint() {
     assert_eq!((&row["retryable_same_model"], &row["wait_hint_s"]), (&json!(true), &json!(null)));
     let (_, out, _) = run(&["--status", "400"], body.to_string().as_bytes());
     assert!(out.contains("60 s, says an estimate of ours"), "{out}");
+}
+
+#[test]
+fn a_file_is_read_as_standard_input_is_and_a_recorded_line_is_judged_as_one() {
+    let file = std::env::temp_dir().join(format!("explain-{}.json", std::process::id()));
+    let line = json!({"id": 7, "http_status": 429, "headers": {"retry-after": "7"}, "body": "x"});
+    std::fs::write(&file, line.to_string()).unwrap();
+    let path = file.to_str().unwrap();
+    let (code, out, _) = run(&[path], b"");
+    assert_eq!(code, 0);
+    assert!(out.starts_with("what          rate_limit_unknown") && out.contains("7 s"), "{out}");
+    let (_, out, _) = run(&["--json", path], b"");
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&found["id"], &found["billed"]), (&json!(7), &json!("no")));
+    std::fs::remove_file(&file).unwrap();
+    let (code, _, err) = run(&[path], b"");
+    assert_eq!(code, 2);
+    assert!(err.contains(path), "{err}");
+    let (_, out, _) = run(&["--json", "-"], OVERLOADED.as_bytes());
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["kind"], "overloaded");
 }

@@ -1,39 +1,82 @@
 //! Explains responses of the Gemini image API: what each means, what it cost, and what to do.
 //!
-//! [`app`] is the whole program over any reader and writers, so that a test runs it. [`explain`]
-//! judges one response; `advice.toml` holds what to do about it.
+//! [`app`] is the subcommand `explain` as a program of its own, over any reader and writers;
+//! `advice.toml` holds what to do about each outcome.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tower_gemini_core::call::{Call, Dialect, Verb};
-use tower_gemini_core::charge_rules::ChargeRules;
-use tower_gemini_core::classify::{classify, classify_without_status, remedy};
-use tower_gemini_core::verdict::{Charge, Outcome, Verdict, WaitSource};
+use tower_gemini::call::{Call, Dialect, Verb};
+use tower_gemini::charge_rules::ChargeRules;
+use tower_gemini::classify::{classify, classify_without_status, remedy};
+use tower_gemini::verdict::{Charge, Outcome, Verdict, WaitSource};
 
 /// A 4K image is some 20 MB of base64, and a response holds up to three of them.
 const MAX_INPUT: usize = 64 * 1024 * 1024;
 
-/// Explains what a response of the Gemini image API means, and what to do
-#[derive(Debug, Parser)]
-#[command(name = "explain", after_help = include_str!("../help.txt"))]
-struct Options {
-    /// The HTTP status of the pasted response
+/// What to explain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(after_help = include_str!("help.txt"))]
+pub(crate) struct ExplainArgs {
+    /// A file with the response, or - for standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    /// The HTTP status of the response
     #[arg(long, value_name = "CODE", conflicts_with = "jsonl")]
     status: Option<StatusCode>,
     /// Who sent it, by name (google, vertex, laozhang, apiyi, unknown) or by host: whose rules say
     /// what a failure costs that Google did not report itself; unknown, which is careful, by default
-    #[arg(long, value_name = "WHO", value_parser = rules_of)]
+    #[arg(long, value_name = "NAME|HOST", value_parser = rules_of)]
     upstream: Option<ChargeRules>,
-    /// Read one JSON object a line, write one JSON object a line
+    /// Write one JSON object
     #[arg(long)]
+    json: bool,
+    /// Read one JSON object a line, write one JSON object a line
+    #[arg(long, conflicts_with = "json")]
     jsonl: bool,
+}
+
+/// The subcommand as a program of its own.
+#[derive(Debug, Parser)]
+#[command(name = "explain", about = "Say what a response means, and what to do")]
+struct Explain {
+    #[command(flatten)]
+    args: ExplainArgs,
+}
+
+/// Runs `gemini-gateway explain` with these arguments. The result is the exit code: 0, or 2 where
+/// the arguments or the input make no sense.
+///
+/// ```
+/// use tower_gemini_gateway::explain;
+///
+/// let (mut output, mut errors) = (Vec::new(), Vec::new());
+/// let args = ["--status=503".to_owned()];
+/// assert_eq!(explain::app(&args, &mut &b"busy"[..], &mut output, &mut errors), 0);
+/// assert!(String::from_utf8(output)?.starts_with("what          overloaded"));
+/// # Ok::<(), std::string::FromUtf8Error>(())
+/// ```
+pub fn app(
+    args: &[String],
+    stdin: &mut dyn BufRead,
+    output: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> u8 {
+    let args = std::iter::once("explain").chain(args.iter().map(String::as_str));
+    let written = match Explain::try_parse_from(args) {
+        Ok(Explain { args }) => return run(&args, stdin, output, errors),
+        Err(help) if !help.use_stderr() => write!(output, "{help}").map(|()| 0),
+        Err(error) => write!(errors, "explain: {error}").map(|()| 2),
+    };
+    written.unwrap_or(2)
 }
 
 /// The charge rules of an upstream, by its name or its host.
@@ -48,25 +91,15 @@ fn rules_of(upstream: &str) -> Result<ChargeRules, String> {
     }
 }
 
-/// Runs the program. The result is the exit code: 0, or 2 where the arguments or the input make no
-/// sense.
-pub fn app(
-    args: &[String],
-    mut input: impl BufRead,
-    mut output: impl Write,
-    mut errors: impl Write,
+/// Runs the subcommand. The result is the exit code: 0, or 2 where the input makes no sense.
+pub(crate) fn run(
+    args: &ExplainArgs,
+    stdin: &mut dyn BufRead,
+    output: &mut dyn Write,
+    errors: &mut dyn Write,
 ) -> u8 {
-    let args = std::iter::once("explain").chain(args.iter().map(String::as_str));
-    let done = match Options::try_parse_from(args) {
-        Ok(Options { jsonl: true, upstream, .. }) => {
-            lines(&mut input, &mut output, upstream.unwrap_or_default()).map(|()| 0)
-        }
-        Ok(options) => one(&mut input, &mut output, &mut errors, &options),
-        Err(help) if !help.use_stderr() => write!(output, "{help}").map(|()| 0),
-        Err(error) => write!(errors, "explain: {error}").map(|()| 2),
-    };
-    match done.and_then(|code| output.flush().map(|()| code)) {
-        Ok(code) => code,
+    match explain_file(args, stdin, output).and_then(|()| output.flush()) {
+        Ok(()) => 0,
         // The reader of our output has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
@@ -77,41 +110,70 @@ pub fn app(
     }
 }
 
-/// The plain form.
-fn one(
-    input: &mut impl BufRead,
-    output: &mut impl Write,
-    errors: &mut impl Write,
-    options: &Options,
-) -> io::Result<u8> {
+fn explain_file(
+    args: &ExplainArgs,
+    stdin: &mut dyn BufRead,
+    output: &mut dyn Write,
+) -> io::Result<()> {
+    let mut file;
+    let input = match args.file.as_os_str() == "-" {
+        true => stdin,
+        false => {
+            let path = args.file.display();
+            let opened = File::open(&args.file);
+            file = BufReader::new(opened.map_err(|e| io::Error::other(format!("{path}: {e}")))?);
+            &mut file as &mut dyn BufRead
+        }
+    };
+    match args.jsonl {
+        true => lines(input, output, args.upstream.unwrap_or_default()),
+        false => one(input, output, args),
+    }
+}
+
+/// Explains one response, or one line as `--jsonl` reads them.
+fn one(input: &mut dyn BufRead, output: &mut dyn Write, args: &ExplainArgs) -> io::Result<()> {
     let mut bytes = Vec::new();
     input.take(MAX_INPUT as u64).read_to_end(&mut bytes)?;
-    if bytes.trim_ascii().is_empty() && options.status.is_none() {
-        writeln!(errors, "explain: nothing on stdin. Paste a response, or try --help.")?;
-        return Ok(2);
+    if bytes.trim_ascii().is_empty() && args.status.is_none() {
+        return Err(io::Error::other("nothing to explain: paste a response, or see --help"));
     }
-    let (pasted_status, headers, body) =
-        whole_response(&bytes).unwrap_or((None, HeaderMap::new(), &bytes));
-    let mut call = image_call();
-    call.charge_rules = options.upstream.unwrap_or_default();
-    let verdict = explain(&call, options.status.or(pasted_status), &headers, body);
+    let rules = args.upstream.unwrap_or_default();
+    let record = recorded(&bytes).filter(|_| args.status.is_none());
+    let (verdict, id) = match record {
+        Some(object) => {
+            let verdict = judge_record(&object, rules).map_err(|(_, why)| io::Error::other(why))?;
+            (verdict, object.get("id").cloned())
+        }
+        None => (judge_pasted(&bytes, args.status, rules), None),
+    };
+    if args.json {
+        return writeln!(output, "{:#}", as_json(&verdict, id));
+    }
     output.write_all(as_text(&verdict).as_bytes())?;
-    if let Some(rules) = options.upstream {
+    if let Some(rules) = args.upstream {
         let date = if rules.date().is_empty() { "" } else { ", " };
         let (name, source) = (rules.name(), rules.source());
         writeln!(output, "{:<14}{name}: {source}{date}{}", "rules", rules.date())?;
     }
-    Ok(0)
+    Ok(())
+}
+
+/// A recorded line: an object that has a response in it.
+fn recorded(bytes: &[u8]) -> Option<Map<String, Value>> {
+    let object: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+    (object.contains_key("http_status") && object.contains_key("body")).then_some(object)
+}
+
+fn judge_pasted(bytes: &[u8], status: Option<StatusCode>, rules: ChargeRules) -> Verdict {
+    let (pasted, headers, body) = whole_response(bytes).unwrap_or((None, HeaderMap::new(), bytes));
+    let mut call = image_call();
+    call.charge_rules = rules;
+    judge(&call, status.or(pasted), &headers, body)
 }
 
 /// Judges one response; without a status, by its body.
-#[must_use]
-pub fn explain(
-    call: &Call,
-    status: Option<StatusCode>,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Verdict {
+fn judge(call: &Call, status: Option<StatusCode>, headers: &HeaderMap, body: &[u8]) -> Verdict {
     match status {
         Some(status) => classify(call, status, headers, body),
         None => classify_without_status(call, headers, body),
@@ -161,7 +223,7 @@ fn add(headers: &mut HeaderMap, name: &[u8], value: &[u8]) {
 }
 
 /// The form with one JSON object a line.
-fn lines(input: &mut impl BufRead, output: &mut impl Write, rules: ChargeRules) -> io::Result<()> {
+fn lines(input: &mut dyn BufRead, output: &mut dyn Write, rules: ChargeRules) -> io::Result<()> {
     let mut line = Vec::new();
     let mut number = 0u64;
     while let Some(is_whole) = read_line(input, &mut line)? {
@@ -186,9 +248,9 @@ fn lines(input: &mut impl BufRead, output: &mut impl Write, rules: ChargeRules) 
 
 /// Reads a line; returns whether it was short enough, or `None` at the end. The rest of a line that
 /// is too long is read and dropped.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
+fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
     line.clear();
-    if input.by_ref().take(MAX_INPUT as u64 + 1).read_until(b'\n', line)? == 0 {
+    if (&mut *input).take(MAX_INPUT as u64 + 1).read_until(b'\n', line)? == 0 {
         return Ok(None);
     }
     if line.ends_with(b"\n") || line.len() <= MAX_INPUT {
@@ -210,6 +272,11 @@ fn explain_line(line: &[u8], rules: ChargeRules) -> Result<Value, Unreadable> {
     let Value::Object(object) = value else {
         return Err(("not_an_object", "the line is not a JSON object".to_owned()));
     };
+    let verdict = judge_record(&object, rules)?;
+    Ok(as_json(&verdict, object.get("id").cloned()))
+}
+
+fn judge_record(object: &Map<String, Value>, rules: ChargeRules) -> Result<Verdict, Unreadable> {
     let status = match object.get("http_status") {
         None | Some(Value::Null) => None,
         Some(status) => Some(string(status).trim().parse().map_err(|_| {
@@ -219,12 +286,16 @@ fn explain_line(line: &[u8], rules: ChargeRules) -> Result<Value, Unreadable> {
     let headers = headers_of(object.get("headers"))?;
     // A body may have been parsed on the way here.
     let body = object.get("body").filter(|body| !body.is_null()).map(string).unwrap_or_default();
-    let mut call = call_of(&object);
+    let mut call = call_of(object);
     call.charge_rules = match object.get("upstream").and_then(Value::as_str) {
         Some(who) => rules_of(who).map_err(|why| ("no_such_upstream", why))?,
         None => rules,
     };
-    let verdict = explain(&call, status, &headers, body.as_bytes());
+    Ok(judge(&call, status, &headers, body.as_bytes()))
+}
+
+/// What machines read of a verdict; `id` is the caller's.
+fn as_json(verdict: &Verdict, id: Option<Value>) -> Value {
     // Only what the server states: an estimate of ours is none of its hints.
     let wait = verdict.wait().filter(|wait| wait.source() != WaitSource::Estimate);
     let wait = wait.and_then(|wait| serde_json::from_str(&decimal(wait.stated())).ok());
@@ -234,16 +305,16 @@ fn explain_line(line: &[u8], rules: ChargeRules) -> Result<Value, Unreadable> {
         "wait_hint_s": wait.unwrap_or(Value::Null),
         "fallback_model_helps": verdict.another_model_helps(),
         "billed": billed(verdict.charge()),
-        "why": why(&verdict),
+        "why": why(verdict),
     });
-    if let Some(remedy) = remedy(&verdict) {
+    if let Some(remedy) = remedy(verdict) {
         explained["cause"] = remedy.cause.into();
         explained["instead"] = remedy.instead.into();
     }
-    if let Some(id) = object.get("id") {
-        explained["id"] = id.clone();
+    if let Some(id) = id {
+        explained["id"] = id;
     }
-    Ok(explained)
+    explained
 }
 
 /// A string, or another value as JSON.
@@ -300,7 +371,7 @@ fn kind(outcome: Outcome) -> &'static str {
     }
 }
 
-fn billed(charge: Charge) -> &'static str {
+pub(crate) fn billed(charge: Charge) -> &'static str {
     match charge {
         Charge::None | Charge::Waived => "no",
         Charge::Charged => "yes",
@@ -316,19 +387,19 @@ fn decimal(span: Duration) -> String {
 
 /// An entry of `advice.toml`.
 #[derive(Debug, Default, Deserialize)]
-struct Advice {
-    means: String,
-    r#do: String,
+pub(crate) struct Advice {
+    pub(crate) means: String,
+    pub(crate) r#do: String,
 }
 
 static ADVICE: LazyLock<HashMap<String, Advice>> = LazyLock::new(|| {
-    let read = toml::from_str(include_str!("../advice.toml"));
+    let read = toml::from_str(include_str!("advice.toml"));
     debug_assert!(read.is_ok(), "{read:?}");
     read.unwrap_or_default()
 });
 
 /// What an outcome means, and what to do about it.
-fn advice(verdict: &Verdict) -> &'static Advice {
+pub(crate) fn advice(verdict: &Verdict) -> &'static Advice {
     static NONE: LazyLock<Advice> = LazyLock::new(Advice::default);
     let outcome = verdict.outcome().as_str();
     let reason = verdict.reason().unwrap_or_default();
