@@ -20,6 +20,7 @@ use tower_gemini::error::BoxError;
 use tower_service::Service;
 
 use crate::config::{ConfigError, Upstream};
+use crate::log;
 use crate::tls::certificates;
 
 /// The client of one upstream.
@@ -71,6 +72,7 @@ pub(crate) fn client(
     let dial = match &upstream.proxy {
         None => Dial::Direct(http),
         Some(proxy) => {
+            log::hide_password(&proxy.0.to_string());
             let tunnel = Tunnel::new(proxy.0.clone(), http);
             Dial::Proxy(match credentials(&proxy.0) {
                 Some(credentials) => tunnel.with_auth(credentials),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
 use tower_gemini::call::{ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
@@ -25,6 +24,7 @@ use tower_gemini::{
 use crate::auth::Auth;
 use crate::config::{self, Config, ConfigError};
 use crate::door::Door;
+use crate::mask::{self, Secrets};
 use crate::memory;
 use crate::observations::ObservationFile;
 use crate::outbound;
@@ -106,6 +106,9 @@ impl Snapshot {
             None => Auth::build(&config.auth, env)?,
         };
         let layers = layers(config, before, &state, &clock)?;
+        let upstreams = upstreams(config, env)?;
+        let keys = upstreams.iter().filter_map(|upstream| upstream.key()?.to_str().ok());
+        let secrets = Secrets::new(keys);
         let responses = &config.responses;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
         let route = |(upstream, settings): (Upstream, &config::Upstream)| {
@@ -121,13 +124,13 @@ impl Snapshot {
                 &state,
                 &quota,
                 upstream.classify(),
-                client(settings)?,
+                mask::cleaned(client(settings)?, secrets.clone()),
                 strip_drafts,
                 buffer_up_to,
             );
             Ok(Route { upstream, quota, stacks: Arc::new(stacks) })
         };
-        let upstreams = upstreams(config, env)?.into_iter().zip(&config.upstream);
+        let upstreams = upstreams.into_iter().zip(&config.upstream);
         let routes = upstreams.map(route).collect::<Result<_, ConfigError>>()?;
         let stopping = before.map(|before| before.stopping.clone()).unwrap_or_default();
         let queue = match before {
@@ -156,11 +159,9 @@ impl Snapshot {
         self.routes.iter().map(|route| &route.upstream)
     }
 
-    /// The gateway's own keys, which no caller may see.
-    pub(crate) fn keys(&self) -> Vec<&HeaderValue> {
-        let mut keys: Vec<_> = self.upstreams().filter_map(Upstream::key).collect();
-        keys.dedup();
-        keys
+    /// Whether upstreams get the gateway's own keys.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.upstreams().any(|upstream| upstream.key().is_some())
     }
 
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &QuotaGuardLayer> {
