@@ -30,7 +30,7 @@ use crate::observations::ObservationFile;
 use crate::outbound;
 use crate::queue::Queue;
 use crate::stacks::{Layers, Stacks};
-use crate::state::{State, Store};
+use crate::state::State;
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
 
@@ -139,10 +139,7 @@ impl Snapshot {
         };
         let door = match before {
             Some(before) => before.door.clone(),
-            None => {
-                let spending = state.store().map(Store::spending);
-                Arc::new(Door::new(config, Arc::new(clock), spending)?)
-            }
+            None => Arc::new(Door::new(config, Arc::new(clock), state.store())?),
         };
         Ok(Self { config: config.clone(), auth, layers, routes, queue, state, stopping, door })
     }
@@ -325,7 +322,7 @@ fn fallback(whole: &Config, state: &State) -> ModelFallbackLayer {
         .policy(policy);
     let layer = sized(config, layer);
     if let Some(store) = state.store() {
-        layer.circuits().share(store.closures(), SystemClock);
+        layer.circuits().share(store.records(), SystemClock);
     }
     layer
 }

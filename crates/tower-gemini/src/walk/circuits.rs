@@ -16,7 +16,7 @@ use super::circuit_states::{
 };
 use super::shared_circuits::Publisher;
 use crate::clock::Clock;
-use crate::store::{ClosureStore, StoreError};
+use crate::store::{RecordStore, StoreError};
 use crate::trail::SkipReason;
 
 /// The circuit breakers of all targets, shared by all clones of a layer's services and readable by
@@ -79,7 +79,7 @@ impl Circuits {
     /// assert_eq!(layer.circuits().refresh().await?, 0, "nothing is closed");
     /// # Ok(()) }
     /// ```
-    pub fn share(&self, store: Arc<dyn ClosureStore>, clock: impl Clock + 'static) {
+    pub fn share(&self, store: Arc<dyn RecordStore>, clock: impl Clock + 'static) {
         let _ = self.publisher().set(Publisher::new(store, Arc::new(clock)));
     }
 
