@@ -140,6 +140,24 @@ async fn a_wait_that_the_file_does_not_allow_is_refused_and_not_waited_out() {
     assert_eq!(sim.requests(), 1);
 }
 
+// It was told by a 503 that it came too early, and not which cap it was.
+#[tokio::test(start_paused = true)]
+async fn a_resend_of_what_a_cap_refused_is_told_of_the_cap_again() {
+    let sim = Sim::quick([]);
+    let gateway = gateway(&sim, "[spending]\nper_hour = 0.2\nmode = \"expected\"\n");
+    let started = Instant::now();
+    assert_eq!(handle(gateway.clone(), started, request(0, 0)).await.status(), 200);
+    for resend in 0..3 {
+        let response = handle(gateway.clone(), started, request(1, 1)).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        assert_eq!((status, text.contains("SPENDING_CAP")), (429, true), "{resend}: {text}");
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(sim.requests(), 1);
+}
+
 // The gateway had no clock: a model whose day was spent was tried again after minutes.
 #[tokio::test(start_paused = true)]
 async fn a_spent_day_rests_until_midnight_pacific() {
