@@ -10,9 +10,8 @@ use tower_gemini::calendar::Zone;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::spending::{BlockedBy, Caps, Period, SpendAmounts, Spent};
 use tower_gemini::store::{
-    Closure, ClosureStore, SpendAsk, SpendSettlement, SpendingBooks, SpendingStore, StoredSpending,
+    RecordStore, SpendAsk, SpendSettlement, SpendingBooks, SpendingStore, StoredSpending,
 };
-use tower_gemini::verdict::Outcome;
 use tower_gemini_store::{RedbStore, RedisStore};
 
 use crate::quota_redis::{Server, block_on, pause};
@@ -249,34 +248,34 @@ fn redis_counts_as_the_account_does() {
 }
 
 #[test]
-fn closures_outlive_a_process_until_their_time_is_over_or_they_are_reopened() {
-    let path = file("closures");
+fn records_outlive_a_process_until_they_are_removed() {
+    let path = file("records");
     let server = Server::start();
     let redis = server.as_ref().map(|server| server.url());
     for store in path.to_str().into_iter().chain(redis.as_deref()) {
-        let open = || -> Arc<dyn ClosureStore> {
+        let open = || -> Arc<dyn RecordStore> {
             match store.starts_with("redis:") {
                 true => Arc::new(RedisStore::open(store).unwrap()),
                 false => Arc::new(RedbStore::open(store).unwrap()),
             }
         };
-        let ms = |at: std::time::SystemTime| {
-            at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
-        };
-        let now = SystemClock.now();
-        let hour = Duration::from_secs(3_600);
-        let closure = |name: &str, until| Closure::new(name.to_owned(), until, 3, Outcome::Auth);
+        let record = |key: &str, text: Option<&str>| (key.to_owned(), text.map(str::to_owned));
+        let keys = || ["a {b}", "gone", "never"].map(str::to_owned).to_vec();
         block_on(async {
             let before = open();
-            before.close(closure("account of {a} on x", now + hour)).await.unwrap();
-            before.close(closure("works again", now + hour)).await.unwrap();
-            before.close(closure("over", now)).await.unwrap();
-            before.reopen(vec!["works again".to_owned(), "unknown".to_owned()]).await.unwrap();
+            assert_eq!(before.get("one", keys()).await.unwrap(), [None, None, None]);
+            assert_eq!(before.all("one").await.unwrap(), []);
+            let records = vec![record("a {b}", Some("old")), record("gone", Some("x"))];
+            before.change("one", records).await.unwrap();
+            before.change("other", vec![record("a {b}", Some("other"))]).await.unwrap();
+            let records = vec![record("a {b}", Some("new")), record("gone", None)];
+            before.change("one", records).await.unwrap();
             drop(before);
-            let closures = open().closures().await.unwrap();
-            let [one] = closures.as_slice() else { panic!("{store}: {closures:?}") };
-            assert_eq!((one.name.as_str(), one.trips), ("account of {a} on x", 3));
-            assert_eq!((ms(one.until), one.cause), (ms(now + hour), Outcome::Auth));
+            let after = open();
+            let texts = after.get("one", keys()).await.unwrap();
+            assert_eq!(texts, [Some("new".to_owned()), None, None], "{store}");
+            let all = after.all("one").await.unwrap();
+            assert_eq!(all, [("a {b}".to_owned(), "new".to_owned())], "{store}");
         });
     }
     std::fs::remove_file(path).unwrap();

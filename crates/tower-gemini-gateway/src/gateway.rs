@@ -85,6 +85,7 @@ impl Gateway {
         if let Err(error) = snapshot.layers().fallback.circuits().refresh().await {
             tracing::warn!(%error, "models and accounts that rest are tried again");
         }
+        snapshot.door().load().await;
         let mut upkeep = JoinSet::new();
         upkeep.spawn(pages::upkeep(|| recorder.run_upkeep()));
         let snapshot = watch::Sender::new(Arc::new(snapshot));
@@ -193,6 +194,7 @@ impl Gateway {
         let settled = async {
             snapshot.layers().spending.all_settled().await;
             snapshot.door().all_settled().await;
+            snapshot.quota().flush().await;
         };
         if tokio::time::timeout(SETTLING, settled).await.is_err() {
             tracing::warn!(

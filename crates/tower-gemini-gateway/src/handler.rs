@@ -52,12 +52,12 @@ pub(crate) async fn handle(
     // What its `Content-Length` says.
     if request.body().size_hint().lower() > max_body as u64 {
         let rejection = Rejection::fault(BodyFault::TooLarge { limit: max_body });
-        return entry.leave(rejection.into_response(format), ());
+        return entry.leave(rejection.into_response(format), ()).await;
     }
     match route(gateway, path, &entry, request).await {
         // Its place and memory are taken until the last byte is out.
-        Ok((response, taken)) => entry.leave(response, taken),
-        Err(rejection) => entry.leave(rejection.into_response(format), ()),
+        Ok((response, taken)) => entry.leave(response, taken).await,
+        Err(rejection) => entry.leave(rejection.into_response(format), ()).await,
     }
 }
 
@@ -115,7 +115,7 @@ async fn forward(
                     return Ok(json_response(status, body));
                 }
             };
-            entry.check_body(&translated.body)?;
+            entry.check_body(&translated.body).await?;
             let route = gateway.route(false).ok_or_else(|| Rejection::path(&path))?;
             parts.headers = headers_for_gemini(&parts.headers);
             caller.sign_openai(&route.upstream, &mut parts.headers);
@@ -141,7 +141,7 @@ async fn forward(
                 let body = match entry.reads_body(&parts.method) {
                     true => {
                         let body = collect(body).await?;
-                        entry.check_body(&body)?;
+                        entry.check_body(&body).await?;
                         Body::from(body)
                     }
                     false => body,
@@ -151,7 +151,7 @@ async fn forward(
                 return Ok(entry.note(reported(&gateway, response)).await);
             }
             let body = collect(body).await?;
-            entry.check_body(&body)?;
+            entry.check_body(&body).await?;
             let stacks = route.stacks.clone();
             Ok(generate(gateway, stacks, parts, body, None).await)
         }
@@ -310,7 +310,11 @@ async fn send(
             }
         }
     };
-    let mut response = mask::mask_keys(response, &gateway.keys()).await;
+    // Whose project the gateway's own key belongs to concerns no caller.
+    let mut response = match gateway.has_keys() {
+        true => mask::redacted(response).await,
+        false => response,
+    };
     report::add_interaction(response.headers_mut(), &trail);
     response.extensions_mut().insert(trail);
     response

@@ -1,11 +1,28 @@
 //! Logs to standard error, with every key and token masked, whoever logs.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::{PoisonError, RwLock};
 
+use percent_encoding::percent_decode_str;
 use tower_gemini::redact::redact;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::mask::Secrets;
+
+/// The secrets of this process's configurations: the log is the process's too.
+static HIDDEN: RwLock<Vec<(String, Secrets)>> = RwLock::new(Vec::new());
+
+/// Shorter ones are part of other words.
+const SHORTEST_HIDDEN: usize = 8;
+
+/// Keeps a secret of any form out of the log from now on.
+pub(crate) fn hide(secret: &str) {
+    let mut hidden = HIDDEN.write().unwrap_or_else(PoisonError::into_inner);
+    if secret.len() >= SHORTEST_HIDDEN && hidden.iter().all(|(known, _)| known != secret) {
+        hidden.push((secret.to_owned(), Secrets::new([secret])));
+    }
+}
 
 /// Starts the log. A program's own subscriber stays where it has one.
 pub(crate) fn begin(config: &Config) -> Result<(), ConfigError> {
@@ -21,7 +38,18 @@ pub(crate) fn begin(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// A writer whose every line goes through [`redact`]: at `trace`, libraries print what they send.
+/// The same for the password in a URL (`scheme://user:password@host`).
+pub(crate) fn hide_password(url: &str) {
+    let authority = url.split('/').nth(2).unwrap_or_default();
+    let password = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+    if let Some((_, password)) = password {
+        hide(password);
+        hide(&percent_decode_str(password).decode_utf8_lossy());
+    }
+}
+
+/// A writer whose every line goes through [`redact`], without what is [hidden](hide): at `trace`,
+/// libraries print what they send.
 #[derive(Debug, Clone, Copy)]
 struct Redacting<W>(W);
 
@@ -36,7 +64,11 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Redacting<W> {
 impl<W: Write> Write for Redacting<W> {
     /// An event comes whole, in one call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.0.write_all(redact(&String::from_utf8_lossy(event)).as_bytes())?;
+        let mut line = event.to_vec();
+        for (_, secret) in &*HIDDEN.read().unwrap_or_else(PoisonError::into_inner) {
+            secret.mask(&mut line);
+        }
+        self.0.write_all(redact(&String::from_utf8_lossy(&line)).as_bytes())?;
         Ok(event.len())
     }
 
@@ -73,7 +105,11 @@ mod tests {
             .with_max_level(tracing::Level::TRACE)
             .with_writer(Redacting(move || to.clone()))
             .finish();
+        hide("no-form-SENTINEL/of-a-key");
+        hide_password("redis://:pass-SENTINEL%2f@host:1/0");
         tracing::subscriber::with_default(log, || {
+            tracing::error!("AUTH pass-SENTINEL/ failed");
+            tracing::error!(error = "no-form-SENTINEL/of-a-key", "in no form of a key");
             tracing::info!(
                 uri = "/v1/x?key=AIzaSySENTINEL7890abcdefghijklmnopqrstu&alt=sse",
                 "a careless line"

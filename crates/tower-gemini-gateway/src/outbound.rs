@@ -25,6 +25,7 @@ use tower_gemini::stage::WireClient;
 use tower_service::Service;
 
 use crate::config::{ConfigError, Upstream};
+use crate::log;
 use crate::tls::certificates;
 
 /// The client of one upstream.
@@ -116,6 +117,7 @@ pub(crate) fn dial(upstream: &Upstream, connect_timeout: Duration) -> Dial {
     http.set_nodelay(true);
     http.enforce_http(false);
     let Some(proxy) = &upstream.proxy else { return Dial::Direct(http) };
+    log::hide_password(&proxy.0.to_string());
     let tunnel = Tunnel::new(proxy.0.clone(), http);
     Dial::Proxy(match credentials(&proxy.0) {
         Some(credentials) => tunnel.with_auth(credentials),

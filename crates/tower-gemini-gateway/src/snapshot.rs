@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
 use tower_gemini::call::{ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
@@ -24,12 +23,13 @@ use tower_gemini::{
 use crate::auth::Auth;
 use crate::config::{self, AuthMode, Config, ConfigError};
 use crate::door::Door;
+use crate::mask::{self, Secrets};
 use crate::memory;
 use crate::observations::ObservationFile;
 use crate::outbound;
 use crate::queue::Queue;
 use crate::stacks::{Layers, RouteLayers, Stacks};
-use crate::state::{State, Store};
+use crate::state::State;
 use crate::stats::Stats;
 use crate::upstream::{Upstream, upstreams};
 
@@ -121,10 +121,13 @@ impl Snapshot {
             Some(before) => before.quota.clone(),
             None => quota(config, &upstreams, &state, clock.clone()),
         };
+        let keys = upstreams.iter().filter_map(|upstream| upstream.key()?.to_str().ok());
+        let secrets = Secrets::new(keys);
         let clients = config.upstream.iter().zip(&upstreams).filter_map(|(settings, upstream)| {
             Some((upstream.base().authority()?.clone(), client(settings)))
         });
-        let clients = clients.map(|(address, client)| Ok((address, client?)));
+        let clients =
+            clients.map(|(address, client)| Ok((address, mask::cleaned(client?, secrets.clone()))));
         let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
         let classify = upstreams
             .iter()
@@ -154,10 +157,7 @@ impl Snapshot {
         };
         let door = match before {
             Some(before) => before.door.clone(),
-            None => {
-                let spending = state.store().map(Store::spending);
-                Arc::new(Door::new(config, Arc::new(clock), spending)?)
-            }
+            None => Arc::new(Door::new(config, Arc::new(clock), state.store())?),
         };
         let config = config.clone();
         Ok(Self {
@@ -187,11 +187,9 @@ impl Snapshot {
         self.upstreams.iter()
     }
 
-    /// The gateway's own keys, which no caller may see.
-    pub(crate) fn keys(&self) -> Vec<&HeaderValue> {
-        let mut keys: Vec<_> = self.upstreams().filter_map(Upstream::key).collect();
-        keys.dedup();
-        keys
+    /// Whether upstreams get the gateway's own keys.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.upstreams().any(|upstream| upstream.key().is_some())
     }
 
     pub(crate) fn quota(&self) -> &QuotaGuardLayer {
@@ -380,7 +378,7 @@ fn fallback(
         return Ok(layer.circuits_of(before));
     }
     if let Some(store) = state.store() {
-        layer.circuits().share(store.closures(), SystemClock);
+        layer.circuits().share(store.records(), SystemClock);
     }
     Ok(layer)
 }

@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tower_gemini::store::{ClosureStore, Journal, QuotaStore, SpendingStore, StoreError};
+use tower_gemini::store::{Journal, QuotaStore, RecordStore, SpendingStore, StoreError};
 #[cfg(feature = "redb")]
 use tower_gemini_store::RedbStore;
 #[cfg(feature = "redis")]
 use tower_gemini_store::RedisStore;
 
 use crate::config::{self, ConfigError, StoreUrl};
+#[cfg(feature = "redis")]
+use crate::log;
 
 /// How often the directory and the store are probed while all is well. Each probe flushes the disk
 /// twice.
@@ -220,6 +222,7 @@ impl Store {
             // TLS needs a provider by name where a program has more than one. An earlier one stays.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
+        log::hide_password(url);
         let wrong = |error: StoreError| ConfigError::at("server.store", error.to_string(), "");
         let mut store = RedisStore::open(url)
             .map_err(wrong)?
@@ -231,7 +234,9 @@ impl Store {
                 let what = format!("the environment variable {name} is not set");
                 ConfigError::at("server.store_password_env", what, "export it before the start")
             };
-            store = store.password(&std::env::var(name).map_err(|_| unset())?).map_err(wrong)?;
+            let password = std::env::var(name).map_err(|_| unset())?;
+            log::hide(&password);
+            store = store.password(&password).map_err(wrong)?;
         }
         Ok(Self::Redis(Arc::new(store)))
     }
@@ -308,8 +313,8 @@ impl Store {
         }
     }
 
-    /// What refusals closed.
-    pub(crate) fn closures(&self) -> Arc<dyn ClosureStore> {
+    /// What refusals closed, and what was created through which token.
+    pub(crate) fn records(&self) -> Arc<dyn RecordStore> {
         match self.clone() {
             #[cfg(feature = "redb")]
             Self::Redb(store) => Arc::new(store),

@@ -10,6 +10,7 @@ use tower_gemini::target::{self, UpstreamId};
 use crate::auth::API_KEY;
 use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
 use crate::files::warn_if_readable_by_others;
+use crate::log;
 
 /// One `[[upstream]]` with its key.
 #[derive(Clone)]
@@ -119,6 +120,7 @@ pub(crate) fn read_key(
     if text.is_empty() {
         return Err(ConfigError::at(key, format!("{what} is empty"), ""));
     }
+    log::hide(text);
     let mut secret = HeaderValue::from_str(text)
         .map_err(|_| ConfigError::at(key, format!("{what} has characters that no key has"), ""))?;
     secret.set_sensitive(true);

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tower_gemini_gateway::Running;
 use tower_gemini_sim::{ServeHandle, Sim, serve};
 
 /// A directory of this test's own, removed at the end.
@@ -91,30 +92,129 @@ async fn a_cap_holds_over_restarts() {
     assert_eq!(sim.totals().charged, images[0]);
 }
 
-#[tokio::test]
-async fn the_budget_of_a_token_holds_over_restarts() {
-    let (scratch, (_, upstream)) = (Scratch::new("token"), upstream().await);
-    let (dir, tokens) = (scratch.0.join("state"), scratch.0.join("tokens"));
-    let key = scratch.0.join("key");
+/// In token mode, with `ask`'s key as Ann's token and another one as Ben's.
+fn token_config(scratch: &Scratch, upstream: &str, server: &str, limits: &str) -> String {
+    let (tokens, key) = (scratch.0.join("tokens"), scratch.0.join("key"));
     std::fs::write(&key, "AIzaSyA-key-of-the-gateway-0123456789ab").unwrap();
     // The digest of `ask`'s key.
     let hash = "sha256:24db363867ad4223a42f0aed8dfcd1cf6600a93ceae9376a1f48754b0335ee2b";
-    let token = format!("[[token]]\nname = \"ann\"\nhash = \"{hash}\"\nusd_per_month = 2.0\n");
-    std::fs::write(&tokens, token).unwrap();
-    let config = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = {dir:?}\n[[upstream]]\nname = \"sim\"\n\
-         kind = \"relay\"\nbase_url = \"{}\"\ncharge_rules = \"google\"\napi_key_file = {key:?}\n\
-         [auth]\nmode = \"tokens\"\ntokens_file = {tokens:?}\n",
-        upstream.url()
+    // The digest of `token-of-ben-0123456`.
+    let ben = "sha256:014172bf04dfb067d94d8e642c851870a37e77da8970fecf849716a41d12488c";
+    let list = format!(
+        "[[token]]\nname = \"ann\"\nhash = \"{hash}\"\n{limits}\n[[token]]\nname = \"ben\"\n\
+         hash = \"{ben}\"\n"
     );
+    std::fs::write(&tokens, list).unwrap();
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n{server}\n[[upstream]]\nname = \"sim\"\n\
+         kind = \"relay\"\nbase_url = \"{upstream}\"\ncharge_rules = \"google\"\n\
+         api_key_file = {key:?}\n[auth]\nmode = \"tokens\"\ntokens_file = {tokens:?}\n"
+    )
+}
+
+async fn start(config: &str) -> (Running, String) {
+    let gateway = tower_gemini_gateway::start(config).await.unwrap();
+    let addr = gateway.url().trim_start_matches("http://").to_owned();
+    (gateway, addr)
+}
+
+#[tokio::test]
+async fn the_budget_of_a_token_holds_over_restarts() {
+    let (scratch, (_, upstream)) = (Scratch::new("token"), upstream().await);
+    let state = format!("state_dir = {:?}", scratch.0.join("state"));
+    let config = token_config(&scratch, &upstream.url(), &state, "usd_per_month = 2.0");
     let mut images = Vec::new();
-    for start in 0..2 {
-        let gateway = tower_gemini_gateway::start(&config).await.unwrap();
-        let addr = gateway.url().trim_start_matches("http://").to_owned();
-        images.push(spend(&addr, 100 * start).await);
+    for run in 0..2 {
+        let (gateway, addr) = start(&config).await;
+        images.push(spend(&addr, 100 * run).await);
         assert_eq!(gateway.shutdown().await, 0);
     }
     assert!(images[0] > 0 && images[1] == 0, "{images:?}");
+}
+
+// A restart gave each token another day.
+#[tokio::test]
+async fn the_calls_of_a_tokens_day_are_counted_over_restarts() {
+    let (scratch, (_, upstream)) = (Scratch::new("day"), upstream().await);
+    let state = format!("state_dir = {:?}", scratch.0.join("state"));
+    let config = token_config(&scratch, &upstream.url(), &state, "rpd = 3");
+    let mut statuses = Vec::new();
+    for run in 0..3 {
+        let (gateway, addr) = start(&config).await;
+        for call in 0..2 {
+            statuses.push(ask(&addr, 10 * run + call).await.0);
+        }
+        assert_eq!(gateway.shutdown().await, 0);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429, 429]);
+}
+
+/// An upstream that creates a file `abc`, and has it.
+async fn files() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut head).await.unwrap() > 0);
+            }
+            let body = r#"{"file":{"name":"files/abc"}}"#;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+async fn file(addr: &str, token: &str, method: &str, path: &str) -> u16 {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {addr}\r\nx-goog-api-key: {token}\r\n\
+         connection: close\r\ncontent-length: 0\r\n\r\n"
+    );
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+const ANN: &str = "AIzaSyA-state-key-0123456789abcdefghijk";
+const BEN: &str = "token-of-ben-0123456";
+const CREATE: (&str, &str) = ("POST", "/upload/v1beta/files");
+const READ: (&str, &str) = ("GET", "/v1beta/files/abc");
+
+#[tokio::test]
+async fn what_a_token_created_is_its_own_after_a_restart() {
+    let scratch = Scratch::new("owned");
+    let state = format!("state_dir = {:?}", scratch.0.join("state"));
+    let config = token_config(&scratch, &files().await, &state, "");
+    let (gateway, addr) = start(&config).await;
+    assert_eq!(file(&addr, ANN, READ.0, READ.1).await, 403, "nobody created it");
+    assert_eq!(file(&addr, ANN, CREATE.0, CREATE.1).await, 200);
+    assert_eq!(gateway.shutdown().await, 0);
+    let (_gateway, addr) = start(&config).await;
+    assert_eq!(file(&addr, ANN, READ.0, READ.1).await, 200);
+    assert_eq!(file(&addr, BEN, READ.0, READ.1).await, 403);
+}
+
+#[tokio::test]
+async fn gateways_on_one_redis_know_what_a_token_created_through_the_others() {
+    let scratch = Scratch::new("owned-redis");
+    let Some((_redis, store)) = redis(&scratch) else { return };
+    let config = token_config(&scratch, &files().await, &store, "");
+    let ((_one, one), (_other, other)) = (start(&config).await, start(&config).await);
+    assert_eq!(file(&one, ANN, CREATE.0, CREATE.1).await, 200);
+    assert_eq!(file(&other, ANN, READ.0, READ.1).await, 200);
+    assert_eq!(file(&other, BEN, READ.0, READ.1).await, 403);
+    // Created anew by Ben, elsewhere: it is Ann's nowhere.
+    assert_eq!(file(&other, BEN, CREATE.0, CREATE.1).await, 200);
+    assert_eq!(file(&one, BEN, READ.0, READ.1).await, 200);
+    assert_eq!(file(&one, ANN, READ.0, READ.1).await, 403);
 }
 
 #[tokio::test]
@@ -185,10 +285,9 @@ async fn a_kill_passes_no_cap_with_redb() {
     a_kill_passes_no_cap(&scratch, &format!("state_dir = {dir:?}")).await;
 }
 
-#[tokio::test]
-async fn a_kill_passes_no_cap_with_redis() {
-    let Some(program) = test_programs::find(&["redis-server"], "redis-server") else { return };
-    let scratch = Scratch::new("kill-redis");
+/// A redis of its own, and the setting that names it; `None` where there is none to start.
+fn redis(scratch: &Scratch) -> Option<(Program, String)> {
+    let program = test_programs::find(&["redis-server"], "redis-server")?;
     let socket = scratch.0.join("redis.sock");
     let redis = Command::new(program)
         .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
@@ -197,10 +296,16 @@ async fn a_kill_passes_no_cap_with_redis() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let _redis = Program(redis, String::new());
+    let redis = Program(redis, String::new());
     while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        tokio::task::yield_now().await;
+        std::thread::yield_now();
     }
-    let store = format!("unix://{}", socket.display());
-    a_kill_passes_no_cap(&scratch, &format!("store = {store:?}")).await;
+    Some((redis, format!("store = \"unix://{}\"", socket.display())))
+}
+
+#[tokio::test]
+async fn a_kill_passes_no_cap_with_redis() {
+    let scratch = Scratch::new("kill-redis");
+    let Some((_redis, store)) = redis(&scratch) else { return };
+    a_kill_passes_no_cap(&scratch, &store).await;
 }

@@ -454,6 +454,11 @@ impl CallState {
         sent.map(|slot| slot.end.unwrap_or(running)).collect()
     }
 
+    /// Whether the last attempt was sent, or may have been: no layer below refused it.
+    pub(crate) fn was_last_sent(&self) -> bool {
+        self.shared().attempts.last().is_some_and(|slot| slot.entry.is_some())
+    }
+
     /// The verdict of a call that is abandoned now, without a response: of its attempt under way,
     /// which stays here if it is not out yet. An attempt that has ended says nothing.
     pub(crate) fn cut_off(&self) -> Verdict {

@@ -50,21 +50,26 @@ mod provenance_tests;
 #[cfg(test)]
 mod tests;
 
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 pub use self::remedy::{Remedy, remedy};
-use crate::call::{Call, Dialect};
+use crate::call::{Call, Dialect, is_encoded};
 use crate::scan::Answer;
 use crate::verdict::{Charge, Outcome, Verdict};
 
 /// Classifies a complete response by its status, headers and body.
 ///
 /// The body of a 2xx is read as an answer ([`classify_answer`]), any other as an error. Accepts any
-/// bytes.
+/// bytes. A 2xx in an encoding (gzip) is not read: nobody knows whether there is an image in it, so
+/// it is a success that may be charged, and is not sent again.
 #[must_use]
 pub fn classify(call: &Call, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
     if status.is_success() {
-        return classify_answer(call, &answer_reader::read(body));
+        return match headers.get(CONTENT_ENCODING).filter(|_| is_encoded(headers)) {
+            Some(encoding) if call.dialect != Dialect::Unrecognised => unread(call, encoding),
+            _ => classify_answer(call, &answer_reader::read(body)),
+        };
     }
     let facts = read::read(body);
     let verdict = if facts.has_answer && !facts.states_error() {
@@ -73,6 +78,12 @@ pub fn classify(call: &Call, status: StatusCode, headers: &HeaderMap, body: &[u8
         judge::judge(call, Some(status.as_u16()), headers, facts)
     };
     limit_charge(call, verdict)
+}
+
+fn unread(call: &Call, encoding: &HeaderValue) -> Verdict {
+    let verdict = if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
+    let reason = format!("not read: in the encoding {}", encoding.to_str().unwrap_or("unknown"));
+    limit_charge(call, verdict.with_charge(Charge::Maybe).with_reason(reason))
 }
 
 /// Classifies a response whose status is not known, such as one out of a log, by its body.

@@ -2,7 +2,7 @@
 //!
 //! The counts are those of the stack's own layers, one set a token: [`QuotaGuardLayer`] counts the
 //! calls, [`SpendingLayer`] reserves money for each attempt before it is sent. They outlive changes
-//! of the list of tokens.
+//! of the list of tokens, and where there is a store the process.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,21 +13,23 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, Either};
 use http::{Request, Response};
+use tokio::time::Instant;
 use tower::Layer;
 use tower_gemini::body::{AttemptBody, JudgedBody};
 use tower_gemini::clock::Clock;
 use tower_gemini::error::Error;
-use tower_gemini::quota_guard::{self, QuotaGuardLayer, QuotaKey};
+use tower_gemini::quota_guard::{self, QuotaGuardLayer, QuotaKey, RestReason};
 use tower_gemini::spending::{Caps, Period, ReserveBy};
 use tower_gemini::stage::AttemptService;
-use tower_gemini::store::SpendingStore;
 use tower_gemini::{Spending, SpendingLayer};
 use tower_service::Service;
 
 use super::tokens::{Limits, Token};
+use crate::state::Store;
 
 /// The counts of one token.
 pub(crate) struct Allowance {
+    key: QuotaKey,
     in_flight: Arc<AtomicUsize>,
     spending: SpendingLayer,
     counts: Mutex<Counts>,
@@ -36,7 +38,12 @@ pub(crate) struct Allowance {
 struct Counts {
     limits: Limits,
     calls: QuotaGuardLayer,
+    is_stored: bool,
 }
+
+/// How long a request waits for a place in its token's count where that is in a store. One that the
+/// token has no room for so soon is refused at once.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl fmt::Debug for Allowance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,6 +59,8 @@ pub(crate) enum UsedUp {
     InFlight(usize),
     /// So many calls were made; another can be made then.
     Calls { limit: u64, per: &'static str, wait: Option<Duration> },
+    /// The store grants no call: they are used up, or it does not answer.
+    NotGranted { wait: Option<Duration> },
 }
 
 impl Allowance {
@@ -59,7 +68,7 @@ impl Allowance {
         name: &str,
         clock: Arc<dyn Clock>,
         reserve_by: ReserveBy,
-        store: Option<Arc<dyn SpendingStore>>,
+        store: Option<&Store>,
     ) -> Self {
         let clock = SharedClock(clock);
         let spending = SpendingLayer::new()
@@ -67,12 +76,18 @@ impl Allowance {
             .per_month(Caps::none())
             .clock(clock.clone());
         let spending = match store {
-            Some(store) => spending.ledger(&format!("token {name}")).store(store),
+            Some(store) => spending.ledger(&project(name)).store(store.spending()),
             None => spending,
         };
         let calls = QuotaGuardLayer::new(quota_guard::Limits::unlimited()).clock(clock);
-        let counts = Mutex::new(Counts { limits: Limits::default(), calls });
-        Self { in_flight: Arc::default(), spending, counts }
+        let counts =
+            Mutex::new(Counts { limits: Limits::default(), calls, is_stored: store.is_some() });
+        Self {
+            key: QuotaKey::new(&project(name), "*"),
+            in_flight: Arc::default(),
+            spending,
+            counts,
+        }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -80,8 +95,8 @@ impl Allowance {
     }
 
     /// Takes over other limits. What is spent stays spent; other limits of calls begin to count
-    /// anew.
-    fn set(&self, limits: Limits, clock: &Arc<dyn Clock>) {
+    /// anew where there is no store.
+    fn set(&self, limits: Limits, clock: &Arc<dyn Clock>, store: Option<&Store>) {
         let mut counts = self.counts();
         if counts.limits == limits {
             return;
@@ -94,8 +109,14 @@ impl Allowance {
             let all = set(all, limits.rpm, quota_guard::Limits::rpm);
             let all = set(all, limits.rpd, quota_guard::Limits::rpd);
             // A caller who reaches a limit is told, and is no alarm for the operator.
-            let calls = QuotaGuardLayer::new(all).alert_at([]);
-            counts.calls = calls.clock(SharedClock(clock.clone()));
+            let calls = QuotaGuardLayer::new(all).alert_at([]).clock(SharedClock(clock.clone()));
+            counts.calls = match store {
+                // A disk that is busy for a moment is no store that fails.
+                Some(store) => {
+                    calls.store(store.quota()).lease(STORE_PATIENCE).store_timeout(STORE_PATIENCE)
+                }
+                None => calls,
+            };
         }
         let caps = |usd: Option<f64>| usd.map_or(Caps::none(), |usd| Caps::none().at_most_usd(usd));
         self.spending.set_caps(&Period::Day, caps(limits.usd_per_day));
@@ -104,10 +125,10 @@ impl Allowance {
     }
 
     /// Takes a place for a request, and where the call `is_charged` counts it.
-    pub(crate) fn enter(&self, is_charged: bool) -> Result<Place, UsedUp> {
-        let (limits, calls) = {
+    pub(crate) async fn enter(&self, is_charged: bool) -> Result<Place, UsedUp> {
+        let (limits, calls, is_stored) = {
             let counts = self.counts();
-            (counts.limits, counts.calls.clone())
+            (counts.limits, counts.calls.clone(), counts.is_stored)
         };
         let place = Place(self.in_flight.clone());
         // The place exists from here on, so that it is given back whatever happens.
@@ -115,9 +136,16 @@ impl Allowance {
         if let Some(most) = limits.concurrency.filter(|most| before >= *most) {
             return Err(UsedUp::InFlight(most));
         }
-        if let Some(handle) = calls.handle(&QuotaKey::new("token", "*")).filter(|_| is_charged) {
-            match handle.try_reserve(0, 0) {
+        if let Some(handle) = calls.handle(&self.key).filter(|_| is_charged) {
+            let reserved = match is_stored {
+                true => handle.reserve(0, 0, Some(Instant::now() + STORE_PATIENCE)).await,
+                false => handle.try_reserve(0, 0),
+            };
+            match reserved {
                 Ok(reservation) => reservation.settle(None),
+                Err(denied) if denied.rest == Some(RestReason::Store) => {
+                    return Err(UsedUp::NotGranted { wait: handle.wait(&denied) });
+                }
                 Err(denied) => {
                     let by_day = denied
                         .violations
@@ -146,6 +174,11 @@ impl Allowance {
     }
 }
 
+/// What a token's counts are stored under.
+fn project(name: &str) -> String {
+    format!("token {name}")
+}
+
 /// A request in flight.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<AtomicUsize>);
@@ -163,28 +196,26 @@ pub(crate) struct Allowances {
     by_name: Mutex<HashMap<String, Arc<Allowance>>>,
     clock: Arc<dyn Clock>,
     reserve_by: ReserveBy,
-    /// Where budgets outlive the process.
-    store: Option<Arc<dyn SpendingStore>>,
+    /// Where counts outlive the process.
+    store: Option<Store>,
 }
 
 impl Allowances {
     /// What is reserved for an attempt is the same for budgets and for the caps of `[spending]`.
-    pub(crate) fn new(
-        clock: Arc<dyn Clock>,
-        reserve_by: ReserveBy,
-        store: Option<Arc<dyn SpendingStore>>,
-    ) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, reserve_by: ReserveBy, store: Option<Store>) -> Self {
         Self { by_name: Mutex::default(), clock, reserve_by, store }
     }
 
     /// Completes when what has ended is settled in the store.
     pub(crate) async fn all_settled(&self) {
-        let all: Vec<_> = {
+        let all: Vec<Arc<Allowance>> = {
             let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-            by_name.values().map(|allowance| allowance.spending.clone()).collect()
+            by_name.values().cloned().collect()
         };
-        for spending in all {
-            spending.all_settled().await;
+        for allowance in all {
+            allowance.spending.all_settled().await;
+            let calls = allowance.counts().calls.clone();
+            calls.flush().await;
         }
     }
 
@@ -194,13 +225,13 @@ impl Allowances {
         let allowance = match by_name.get(&token.name) {
             Some(known) => known.clone(),
             None => {
-                let (clock, store) = (self.clock.clone(), self.store.clone());
+                let (clock, store) = (self.clock.clone(), self.store.as_ref());
                 let new = Arc::new(Allowance::new(&token.name, clock, self.reserve_by, store));
                 by_name.entry(token.name.clone()).or_insert(new).clone()
             }
         };
         drop(by_name);
-        allowance.set(token.grants.limits, &self.clock);
+        allowance.set(token.grants.limits, &self.clock, self.store.as_ref());
         allowance
     }
 }
@@ -278,37 +309,37 @@ mod tests {
         let (allowances, token) = (allowances(), token("rpm = 2"));
         let allowance = allowances.of(&token);
         for _ in 0..10 {
-            allowance.enter(false).unwrap();
+            allowance.enter(false).await.unwrap();
         }
-        allowance.enter(true).unwrap();
-        allowance.enter(true).unwrap();
+        allowance.enter(true).await.unwrap();
+        allowance.enter(true).await.unwrap();
         let UsedUp::Calls { limit: 2, per: "minute", wait: Some(wait) } =
-            allowance.enter(true).unwrap_err()
+            allowance.enter(true).await.unwrap_err()
         else {
             panic!("refused for another reason")
         };
-        assert!(allowance.enter(false).is_ok());
+        assert!(allowance.enter(false).await.is_ok());
         tokio::time::advance(wait).await;
-        allowance.enter(true).unwrap();
+        allowance.enter(true).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_token_has_no_more_requests_in_flight_than_it_may_and_refusals_take_no_place() {
         let (allowances, token) = (allowances(), token("concurrency = 1\nrpm = 1"));
         let allowance = allowances.of(&token);
-        let first = allowance.enter(true).unwrap();
-        assert_eq!(allowances.of(&token).enter(false).unwrap_err(), UsedUp::InFlight(1));
+        let first = allowance.enter(true).await.unwrap();
+        assert_eq!(allowances.of(&token).enter(false).await.unwrap_err(), UsedUp::InFlight(1));
         drop(first);
-        assert!(matches!(allowance.enter(true), Err(UsedUp::Calls { .. })));
-        assert!(allowance.enter(false).is_ok());
+        assert!(matches!(allowance.enter(true).await, Err(UsedUp::Calls { .. })));
+        assert!(allowance.enter(false).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_token_used_up_outlives_a_change_of_its_other_limits() {
         let allowances = allowances();
-        allowances.of(&token("rpd = 1")).enter(true).unwrap();
+        allowances.of(&token("rpd = 1")).enter(true).await.unwrap();
         let other = allowances.of(&token("rpd = 1\nusd_per_day = 5.0"));
-        assert!(matches!(other.enter(true), Err(UsedUp::Calls { per: "day", .. })));
+        assert!(matches!(other.enter(true).await, Err(UsedUp::Calls { per: "day", .. })));
         assert!(other.caps_money());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::body::Body;
 use base64::Engine as _;
@@ -137,11 +138,11 @@ pub(crate) async fn enter(
     if let Some(token) = caller.token() {
         let project = gateway.route(true).and_then(|route| route.upstream.id().project.as_deref());
         let asked = decoded.access(&parts.method, path, project);
-        check_access(&door, token, &parts, &decoded, &asked).map_err(&refuse)?;
+        check_access(&door, token, &parts, &decoded, &asked).await.map_err(&refuse)?;
         let allowance = door.allowances.of(token);
         let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
         let is_charged = call.can_be_charged() != Some(false);
-        place = match allowance.enter(is_charged) {
+        place = match allowance.enter(is_charged).await {
             Ok(place) => Some(place),
             Err(used_up) => return Err(used_up_response(used_up, refuse)),
         };
@@ -179,28 +180,31 @@ impl Entry {
     }
 
     /// Refuses a body that refers to what was created through another token.
-    pub(crate) fn check_body(&self, body: &Bytes) -> Result<(), Rejection> {
+    pub(crate) async fn check_body(&self, body: &Bytes) -> Result<(), Rejection> {
         let Some(token) = self.caller.token().filter(|_| !body.is_empty()) else { return Ok(()) };
         let references = references::find(body).map_err(|error| {
             invalid(&format!("The body cannot be read as JSON: {error}. Nothing was sent."))
         })?;
+        let mut kept = Vec::new();
         for reference in references {
-            let (is_allowed, what) = match &reference {
+            match reference {
                 Reference::Kept(kind, id) => {
-                    let path = ["v1beta", kind.collection(), id];
-                    let is_own = self.door.is_of(&token.name, *kind, id);
-                    (is_own || may(token, "GET", &path), format!("{}/{id}", kind.collection()))
+                    if !may(token, "GET", &["v1beta", kind.collection(), &id]) {
+                        kept.push((kind, id));
+                    }
                 }
                 Reference::Object(object) => {
                     let path: Vec<_> = std::iter::once("gs:").chain(object.split('/')).collect();
-                    (may(token, "GET", &path), format!("gs://{object}"))
+                    if !may(token, "GET", &path) {
+                        return Err(not_yours(&format!("gs://{object}")));
+                    }
                 }
-            };
-            if !is_allowed {
-                return Err(not_yours(&what));
             }
         }
-        Ok(())
+        match self.door.not_of(&token.name, kept).await {
+            Some((kind, id)) => Err(not_yours(&format!("{}/{id}", kind.collection()))),
+            None => Ok(()),
+        }
     }
 
     /// Remembers what a response says was created, and passes the response on.
@@ -235,13 +239,14 @@ impl Entry {
         };
         let of_another = |created: &Created| matches!(&self.access, Some(Access::Owned(_, id)) if created.kind == kind && created.id != *id);
         for created in Created::find(kind, &body).into_iter().filter(|one| !of_another(one)) {
-            self.door.remember(token, created);
+            // Before the caller can ask for it, here or through another gateway.
+            self.door.remember(token, created).wait().await;
         }
         Response::from_parts(parts, Body::from(body))
     }
 
     /// The response on its way out. `held` is held until its last byte.
-    pub(crate) fn leave(
+    pub(crate) async fn leave(
         self,
         response: Response<Body>,
         held: impl Send + 'static,
@@ -250,7 +255,7 @@ impl Entry {
         self.visit.responded(response.status().as_u16());
         if let Some(token) = self.caller.token_name() {
             for id in self.visit.interactions() {
-                self.door.remember_interaction(token, &id);
+                self.door.remember_interaction(token, &id).wait().await;
             }
         }
         limits::hold(response, (held, self.place, self.visit))
@@ -263,7 +268,7 @@ fn may(token: &Token, method: &str, path: &[impl AsRef<str>]) -> bool {
 }
 
 /// Refuses what this token may not ask for.
-fn check_access(
+async fn check_access(
     door: &Door,
     token: &Token,
     parts: &Parts,
@@ -279,7 +284,9 @@ fn check_access(
     }
     let is_default = match asked {
         Access::Anybody | Access::Creates(_) => true,
-        Access::Owned(kind, id) => door.is_of(&token.name, *kind, id),
+        Access::Owned(kind, id) => {
+            door.not_of(&token.name, vec![(*kind, id.clone())]).await.is_none()
+        }
         Access::OptIn => false,
     };
     if is_default || may(token, parts.method.as_str(), path.segments()) {
@@ -332,13 +339,19 @@ fn used_up_response(
 ) -> Response<Body> {
     let (message, wait) = match used_up {
         UsedUp::InFlight(most) => {
-            (format!("This token has {most} requests in flight, which is all it may."), Some(1))
+            let message = format!("This token has {most} requests in flight, which is all it may.");
+            (message, Some(Duration::ZERO))
         }
         UsedUp::Calls { limit, per, wait } => {
-            let wait = wait.map(|wait| wait.as_secs().saturating_add(1));
             (format!("This token has made {limit} calls, which is all it may in a {per}."), wait)
         }
+        UsedUp::NotGranted { wait } => {
+            let message = "This token has made all the calls that it may, or the store that counts \
+                           them does not answer.";
+            (message.to_owned(), wait)
+        }
     };
+    let wait = wait.map(|wait| wait.as_secs().saturating_add(1));
     let message = format!("{message} Nothing was sent.");
     let rejection = Rejection::new(StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED", message);
     let mut response = refuse(rejection);

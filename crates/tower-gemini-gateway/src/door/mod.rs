@@ -32,17 +32,16 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tower_gemini::clock::Clock;
-use tower_gemini::store::SpendingStore;
 
 use self::allowance::Allowances;
 pub(crate) use self::allowance::TokenSpendingLayer;
 use self::audit::{AuditFile, Visit};
 use self::failures::Failures;
 pub(crate) use self::failures::describe as describe_metrics;
-use self::owned::{Created, Owned};
+use self::owned::{Created, Ownership, Stored};
 use self::paths::Kind;
 pub(crate) use self::source::TokenSource;
 pub(crate) use self::tokens::Token;
@@ -50,6 +49,7 @@ pub(crate) use self::tokens::Token;
 pub(crate) use self::tokens::hashed;
 use self::uploads::Uploads;
 use crate::config::{Config, ConfigError};
+use crate::state::Store;
 
 /// The connection of a request, in its extensions. A gateway in somebody else's server has none.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +83,7 @@ impl Connection {
 pub(crate) struct Door {
     failures: Failures,
     allowances: Allowances,
-    owned: Mutex<Owned>,
+    owned: Ownership,
     uploads: Uploads,
     /// Requests that are creating an interaction, by token.
     creating: Mutex<HashMap<String, Vec<Weak<Visit>>>>,
@@ -98,7 +98,7 @@ impl Door {
     pub(crate) fn new(
         config: &Config,
         clock: Arc<dyn Clock>,
-        spending: Option<Arc<dyn SpendingStore>>,
+        store: Option<&Store>,
     ) -> Result<Self, ConfigError> {
         let open = |path: &std::path::PathBuf| {
             AuditFile::open(path).map_err(|error| {
@@ -108,8 +108,12 @@ impl Door {
         };
         Ok(Self {
             failures: Failures::default(),
-            allowances: Allowances::new(clock.clone(), config.spending.reserve_by(), spending),
-            owned: Mutex::default(),
+            allowances: Allowances::new(
+                clock.clone(),
+                config.spending.reserve_by(),
+                store.cloned(),
+            ),
+            owned: Ownership::new(store.map(Store::records)),
             uploads: Uploads::default(),
             creating: Mutex::default(),
             audit: config.log.audit.as_ref().map(open).transpose()?,
@@ -119,22 +123,23 @@ impl Door {
         })
     }
 
-    /// Completes when what tokens have spent is settled in the store.
+    /// Reads what earlier processes remembered.
+    pub(crate) async fn load(&self) {
+        self.owned.load().await;
+    }
+
+    /// Completes when what tokens have used up and created is in the store.
     pub(crate) async fn all_settled(&self) {
+        self.owned.written().await;
         self.allowances.all_settled().await;
     }
 
-    fn owned(&self) -> MutexGuard<'_, Owned> {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remember(&self, token: &str, created: Created) -> Stored {
+        self.owned.remember(token, created, self.clock.now())
     }
 
-    fn remember(&self, token: &str, created: Created) {
-        let now = self.clock.now();
-        self.owned().remember(token, created, now);
-    }
-
-    fn remember_interaction(&self, token: &str, id: &str) {
-        self.remember(token, Created::new(Kind::Interaction, id));
+    fn remember_interaction(&self, token: &str, id: &str) -> Stored {
+        self.remember(token, Created::new(Kind::Interaction, id))
     }
 
     fn watch_creation(&self, token: &str, visit: &Arc<Visit>) {
@@ -144,14 +149,14 @@ impl Door {
         visits.push(Arc::downgrade(visit));
     }
 
-    /// Whether something was created through this token, or is being created.
-    fn is_of(&self, token: &str, kind: Kind, id: &str) -> bool {
-        if self.owned().is_of(token, kind, id) {
-            return true;
-        }
-        if kind != Kind::Interaction {
-            return false;
-        }
+    /// The first of these that was not created through this token, and is not being created.
+    async fn not_of(&self, token: &str, asked: Vec<(Kind, String)>) -> Option<(Kind, String)> {
+        let mut foreign = self.owned.not_of(token, asked).await.into_iter();
+        foreign.find(|(kind, id)| *kind != Kind::Interaction || !self.creates(token, id))
+    }
+
+    /// Whether an interaction is being created.
+    fn creates(&self, token: &str, id: &str) -> bool {
         let creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         let visits: Vec<_> = creating.get(token).into_iter().flatten().cloned().collect();
         // A visit may end here, and takes a lock when it does.

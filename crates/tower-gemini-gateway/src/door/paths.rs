@@ -11,10 +11,7 @@ use percent_encoding::percent_decode_str;
 use tower_gemini_openai::Endpoint;
 
 /// What is kept on Google's side under an id.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     File,
     Cache,
@@ -35,7 +32,7 @@ impl Kind {
         }
     }
 
-    fn of_collection(name: &str) -> Option<Self> {
+    pub(crate) fn of_collection(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.collection() == name)
     }
 }

@@ -87,7 +87,6 @@ impl Writer {
     }
 
     /// Reads what was committed last. It blocks on the disk.
-    #[allow(dead_code, reason = "for stores that read rows without changing them")]
     pub(crate) fn read<T>(
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, Failure>,

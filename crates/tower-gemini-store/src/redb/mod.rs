@@ -12,10 +12,10 @@ use tower_gemini::store::StoreError;
 use self::commit::{Writer, boxed};
 use crate::random;
 
-mod closures;
 mod commit;
 mod journal;
 mod quota;
+mod records;
 mod spending;
 
 /// Keeps counts of quotas and what is spent in a file that outlives the process: after a kill -9 the

@@ -12,9 +12,9 @@ use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::quota_guard::QuotaKey;
 use tower_gemini::store::{CallFingerprint, StoreError};
 
-mod closures;
 mod journal;
 mod quota;
+mod records;
 mod spending;
 
 /// Counts quota and spending in Redis (6.2 or later) or Valkey, for every process that reaches the

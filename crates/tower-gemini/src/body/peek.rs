@@ -193,4 +193,19 @@ mod tests {
         let generate = "/v1beta/models/gemini-3-pro-image:generateContent";
         assert_eq!(charge_of(generate, &Method::POST, false), Charge::Charged);
     }
+    // It was called interrupted, which is sent again for a caller who buys resends.
+    #[test]
+    fn a_success_in_an_encoding_passes_as_one_that_may_be_charged() {
+        for (verb, charge) in [("generateContent", Charge::Maybe), ("countTokens", Charge::None)] {
+            let path = format!("/v1beta/models/gemini-3-pro-image:{verb}").parse().unwrap();
+            let call = Arc::new(Call::parse(&Method::POST, &path, &HeaderMap::new(), None));
+            let head = Response::builder().header("content-encoding", "br").body(()).unwrap();
+            let (head, ()) = head.into_parts();
+            let peek = Peek::new(call, &head, PeekLimits::default());
+            assert!(!peek.wants_more());
+            let verdict = peek.decide(&head.headers, false).verdict;
+            assert_eq!((verdict.outcome().is_success(), verdict.charge()), (true, charge));
+            assert_eq!(verdict.reason(), Some("not read: in the encoding br"));
+        }
+    }
 }

@@ -199,7 +199,8 @@ async fn send_and_retry<S: AttemptService>(
         if let Some(why) = stop {
             state.record(Step::Stopped { why });
         }
-        if let Some((resends, template)) = resends {
+        // What a layer below refuses, such as a cap, it refuses again by itself, and says why.
+        if let Some((resends, template)) = resends.filter(|_| state.was_last_sent()) {
             if verdict.is_retryable() && verdict.charge().is_surely_free() {
                 let wait = policy.wait_after(&retries, verdict, now.random);
                 resends.remember(template, retries, verdict, wait);

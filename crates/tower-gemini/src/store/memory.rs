@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::{
-    Closure, ClosureStore, Exchange, ExchangeFuture, QuotaStore, SpendAsk, SpendReply,
-    SpendSettlement, SpendingBooks, SpendingFuture, SpendingStore, StoredCounts, StoredSpending,
+    Exchange, ExchangeFuture, QuotaStore, RecordStore, SpendAsk, SpendReply, SpendSettlement,
+    SpendingBooks, SpendingFuture, SpendingStore, StoredCounts, StoredSpending,
 };
 use crate::calendar::unix_ms;
 use crate::clock::{Clock, SystemClock, millis};
@@ -33,7 +33,7 @@ pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     counts: Mutex<HashMap<QuotaKey, StoredCounts>>,
     spending: Mutex<HashMap<String, StoredSpending>>,
-    closures: Mutex<HashMap<String, Closure>>,
+    records: Mutex<HashMap<&'static str, HashMap<String, String>>>,
 }
 
 impl MemoryStore {
@@ -41,8 +41,8 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         let (epoch, clock) = (Instant::now(), Arc::new(SystemClock));
-        let (counts, spending, closures) = Default::default();
-        Self { epoch, clock, counts, spending, closures }
+        let (counts, spending, records) = Default::default();
+        Self { epoch, clock, counts, spending, records }
     }
 
     /// Reads days from this clock. Default: the system's.
@@ -113,23 +113,39 @@ impl SpendingStore for MemoryStore {
     }
 }
 
-impl ClosureStore for MemoryStore {
-    fn close(&self, closure: Closure) -> SpendingFuture<()> {
-        let mut closures = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
-        closures.insert(closure.name.clone(), closure);
-        Box::pin(std::future::ready(Ok(())))
+impl RecordStore for MemoryStore {
+    fn change(
+        &self,
+        table: &'static str,
+        records: Vec<(String, Option<String>)>,
+    ) -> SpendingFuture<()> {
+        self.records(table, |known| {
+            for (key, text) in records {
+                match text {
+                    Some(text) => known.insert(key, text),
+                    None => known.remove(&key),
+                };
+            }
+        })
     }
 
-    fn reopen(&self, names: Vec<String>) -> SpendingFuture<()> {
-        let mut closures = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
-        closures.retain(|name, _| !names.contains(name));
-        Box::pin(std::future::ready(Ok(())))
+    fn get(&self, table: &'static str, keys: Vec<String>) -> SpendingFuture<Vec<Option<String>>> {
+        self.records(table, |known| keys.iter().map(|key| known.get(key).cloned()).collect())
     }
 
-    fn closures(&self) -> SpendingFuture<Vec<Closure>> {
-        let now = self.clock.now();
-        let mut closures = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
-        closures.retain(|_, closure| closure.until > now);
-        Box::pin(std::future::ready(Ok(closures.values().cloned().collect())))
+    fn all(&self, table: &'static str) -> SpendingFuture<Vec<(String, String)>> {
+        self.records(table, |known| known.clone().into_iter().collect())
+    }
+}
+
+impl MemoryStore {
+    fn records<R: Send + 'static>(
+        &self,
+        table: &'static str,
+        change: impl FnOnce(&mut HashMap<String, String>) -> R,
+    ) -> SpendingFuture<R> {
+        let mut tables = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(tables.entry(table).or_default());
+        Box::pin(std::future::ready(Ok(result)))
     }
 }

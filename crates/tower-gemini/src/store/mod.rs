@@ -36,21 +36,21 @@ use tower_gemini_core::redact::redact;
 
 use crate::quota_guard::limits::{Limits, QuotaAmounts, QuotaKey};
 
-mod closures;
 mod counts;
 mod journal;
 mod memory;
+mod records;
 mod spending;
 
 pub use crate::quota_guard::admission::Booking;
 pub use crate::spending::account::StoredPage;
-pub use closures::{Closure, ClosureStore};
 pub use counts::StoredCounts;
 pub use journal::{
     CallFingerprint, Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse,
     JournalState, JournalTable, MemoryJournal, TableChange,
 };
 pub use memory::MemoryStore;
+pub use records::RecordStore;
 pub use spending::{
     OpenSpend, SpendAsk, SpendReply, SpendSettlement, SpendingBooks, SpendingFuture, SpendingStore,
     StoredSpending,
