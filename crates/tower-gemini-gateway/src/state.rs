@@ -225,7 +225,8 @@ impl Store {
             .map_err(wrong)?
             .prefix(&config.store_prefix)
             .replicas(config.store_replicas)
-            .max_response_bytes(config.store_bytes.0);
+            .max_response_bytes(config.store_bytes.0)
+            .restart_hold(config.store_restart_hold.0);
         if let Some(name) = &config.store_password_env {
             let unset = || {
                 let what = format!("the environment variable {name} is not set");
