@@ -143,13 +143,6 @@ impl Gateway {
         Ok(())
     }
 
-    /// Why nobody is admitted, where that is so: the list of tokens is unreadable, empty or has a
-    /// bad line. For health checks.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        self.snapshot().auth().problem()
-    }
-
     /// Tries again what refusals closed: days that are spent, models and accounts that rest. For an
     /// operator who knows better, as after a change of tier.
     pub fn reopen(&self) {
@@ -169,7 +162,8 @@ impl Gateway {
         self.reload_with(config, lost)
     }
 
-    /// Why this gateway takes no paid work at present, as `/readyz` says.
+    /// Why this gateway takes no paid work at present, as `/readyz` says: it is shutting down, its
+    /// state cannot be written, or the list of tokens is unreadable, empty or has a bad line.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         self.snapshot().not_ready()

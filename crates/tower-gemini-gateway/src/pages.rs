@@ -14,16 +14,22 @@ use tower_gemini::spending::{CapDimension, Spent};
 
 use crate::responses::{ErrorFormat, Rejection, json_response, page as text};
 use crate::snapshot::Snapshot;
-use crate::status::{self, Circuit, Quota, Spending, Status, Stored};
+use crate::status::{self, Circuit, Load, Quota, Spending, Status, Stored};
 
-const GAUGES: [(&str, &str); 10] = [
+const GAUGES: [(&str, &str); 13] = [
     ("gateway_ready", "1 while /readyz answers 200, else 0"),
     ("gateway_spent_ratio", "Spent and reserved share of the nearest cap, by period"),
     ("gateway_requests_in_flight", "Requests whose response has not ended"),
     ("gateway_calls", "Calls of requests that have a place"),
-    ("gateway_requests_waiting", "Requests that wait for a place or for memory"),
+    ("gateway_requests_limit", "server.max_in_flight"),
+    ("gateway_requests_waiting", "Requests that wait, by what for: a place or memory"),
+    ("gateway_responses_waiting", "Responses that wait for memory"),
     ("gateway_callers", "Callers that have a place or wait for one"),
-    ("gateway_memory_bytes", "Bytes of the memory budget that are taken"),
+    ("gateway_memory_bytes", "Bytes that requests in flight and their responses take"),
+    (
+        "gateway_memory_limit_bytes",
+        "Bytes that they may take: server.memory without stored responses",
+    ),
     ("gateway_detached_calls", "Calls completed although their clients disconnected"),
     ("gateway_stored_responses", "Stored responses that wait for their clients"),
     ("gateway_stored_bytes", "Bytes of stored responses"),
@@ -123,6 +129,7 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     status.uptime_seconds = up.as_secs();
     let upstream = gateway.upstreams().next();
     status.upstream = upstream.and_then(|one| one.base().host()).unwrap_or_default().to_owned();
+    status.load = load(gateway);
     status.quotas = gateway.quota_usages().iter().map(Quota::from).collect();
     let now = Instant::now();
     let circuits = layers.fallback.circuits().snapshot();
@@ -146,6 +153,23 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     status
 }
 
+/// What requests in flight take, and who waits.
+fn load(gateway: &Snapshot) -> Load {
+    let (usage, limits) = (gateway.queue().usage(), gateway.queue().limits());
+    Load {
+        requests: usage.places,
+        requests_limit: limits.places,
+        calls: usage.calls,
+        callers: usage.callers,
+        memory_bytes: usage.bytes,
+        memory_limit_bytes: limits.bytes + limits.reserve,
+        waiting_for_place: usage.for_place,
+        waiting_for_memory: usage.for_memory,
+        waiting_limit: limits.queue,
+        responses_waiting_for_memory: usage.responses,
+    }
+}
+
 /// Calls for an image since the start, and those that got one.
 pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
     let total = gateway.layers().stats.report().total;
@@ -163,12 +187,20 @@ fn refresh(gateway: &Snapshot) {
     for (period, share) in layers.spending.spent().iter().filter_map(nearest_cap) {
         metrics::gauge!("gateway_spent_ratio", "period" => period).set(share);
     }
-    let usage = gateway.queue().usage();
-    set("gateway_requests_in_flight", usage.places);
-    set("gateway_calls", usage.calls);
-    set("gateway_requests_waiting", usage.waiting);
-    set("gateway_callers", usage.callers);
-    set("gateway_memory_bytes", usage.bytes);
+    let load = load(gateway);
+    set("gateway_requests_in_flight", load.requests);
+    set("gateway_requests_limit", load.requests_limit);
+    set("gateway_calls", load.calls);
+    set("gateway_callers", load.callers);
+    set("gateway_memory_bytes", load.memory_bytes);
+    set("gateway_memory_limit_bytes", load.memory_limit_bytes);
+    set("gateway_responses_waiting", load.responses_waiting_for_memory);
+    #[allow(clippy::cast_precision_loss, reason = "counts for people")]
+    let waiting = |why: &'static str, requests: usize| {
+        metrics::gauge!("gateway_requests_waiting", "for" => why).set(requests as f64);
+    };
+    waiting("place", load.waiting_for_place);
+    waiting("memory", load.waiting_for_memory);
     if let Some(keep) = &layers.keep {
         let counts = keep.counts();
         set("gateway_detached_calls", counts.detached);

@@ -230,11 +230,16 @@ impl Queue {
     pub(crate) fn usage(&self) -> Usage {
         let state = self.state();
         let reserved = state.reserved.and_then(|holder| state.leases.get(&holder));
+        let has_place = state.places < state.limits.places && state.calls < state.limits.calls;
+        let (for_place, for_memory) =
+            if has_place { (0, state.waiting.len()) } else { (state.waiting.len(), 0) };
         Usage {
             places: state.places,
             calls: state.calls,
             bytes: state.bytes + reserved.map_or(0, |lease| lease.of_reserve),
-            waiting: state.waiting.len(),
+            for_place,
+            for_memory,
+            responses: state.growing.len(),
             callers: state.callers.len(),
         }
     }
@@ -246,7 +251,11 @@ pub(crate) struct Usage {
     pub(crate) places: usize,
     pub(crate) calls: usize,
     pub(crate) bytes: usize,
-    pub(crate) waiting: usize,
+    /// Requests that wait for a place. Those that wait while there is one wait for memory.
+    pub(crate) for_place: usize,
+    pub(crate) for_memory: usize,
+    /// Responses that wait for memory.
+    pub(crate) responses: usize,
     /// Callers that hold something, or wait.
     pub(crate) callers: usize,
 }
@@ -570,6 +579,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_requests_and_responses_wait_for_is_told_apart() {
+        let queue = Queue::new(LIMITS);
+        let large = queue.admit(1, LIMITS.bytes, LONG).await.unwrap();
+        let mut next = Box::pin(queue.admit(2, 1, LONG));
+        assert!(next.as_mut().now_or_never().is_none());
+        let waits = |queue: &Queue| {
+            let usage = queue.usage();
+            (usage.for_place, usage.for_memory, usage.responses)
+        };
+        assert_eq!(waits(&queue), (0, 1, 0));
+        drop((next, large));
+        let mut held = Vec::new();
+        for _ in 0..LIMITS.places {
+            held.push(queue.admit(1, LIMITS.bytes / LIMITS.places, LONG).await.unwrap());
+        }
+        let mut next = Box::pin(queue.admit(2, 1, LONG));
+        assert!(next.as_mut().now_or_never().is_none());
+        // One response has the reserve, and the other waits for it.
+        let mut response = Box::pin(held[0].lease.grow(LIMITS.reserve));
+        assert!(response.as_mut().now_or_never().is_some());
+        let mut response = Box::pin(held[1].lease.grow(LIMITS.reserve));
+        assert!(response.as_mut().now_or_never().is_none());
+        assert_eq!(waits(&queue), (1, 0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn calls_without_clients_never_take_the_places_of_other_callers() {
         let queue = Queue::new(LIMITS);
         let mut detached = Vec::new();
@@ -736,7 +771,7 @@ mod tests {
                 prop_assert!(usage.places <= LIMITS.places && usage.calls <= LIMITS.calls);
                 prop_assert!(queue.state().bytes <= LIMITS.bytes);
                 prop_assert!(usage.bytes <= LIMITS.bytes + LIMITS.reserve);
-                prop_assert!(usage.waiting <= LIMITS.queue);
+                prop_assert!(usage.for_place + usage.for_memory <= LIMITS.queue);
                 prop_assert_eq!(usage.places, held.iter().filter(|one| one.0.is_some()).count());
                 prop_assert_eq!(usage.calls, held.len());
             }

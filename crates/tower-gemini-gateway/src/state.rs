@@ -171,7 +171,9 @@ impl Inner {
             };
             if let Some(problem) = problem {
                 let path = dir.path.display();
-                return Some(format!("the state directory {path} cannot be written: {problem}"));
+                return Some(format!(
+                    "the state directory {path} cannot be written: {problem}; {FREE_THE_DISK}"
+                ));
             }
         }
         match tokio::time::timeout(PROBE_LIMIT, self.store.probe()).await {
@@ -182,12 +184,15 @@ impl Inner {
     }
 }
 
+const FREE_THE_DISK: &str = "free or repair its disk";
+
 fn failed(store: &Store, error: &StoreError) -> String {
-    format!("the {} cannot be used: {error}", store.name())
+    format!("the {} cannot be used: {error}; {}", store.name(), store.remedy())
 }
 
 fn too_slow(store: &Store) -> String {
-    format!("the {} did not answer within {} s", store.name(), PROBE_LIMIT.as_secs())
+    let limit = PROBE_LIMIT.as_secs();
+    format!("the {} did not answer within {limit} s; {}", store.name(), store.remedy())
 }
 
 impl Store {
@@ -228,7 +233,8 @@ impl Store {
             .map_err(wrong)?
             .prefix(&config.store_prefix)
             .replicas(config.store_replicas)
-            .max_response_bytes(config.store_bytes.0);
+            .max_response_bytes(config.store_bytes.0)
+            .restart_hold(config.store_restart_hold.0);
         if let Some(name) = &config.store_password_env {
             let unset = || {
                 let what = format!("the environment variable {name} is not set");
@@ -253,6 +259,15 @@ impl Store {
             Self::Redb(_) => "store in the state directory",
             #[cfg(feature = "redis")]
             Self::Redis(_) => "redis of server.store",
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match *self {
+            #[cfg(feature = "redb")]
+            Self::Redb(_) => FREE_THE_DISK,
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => "check that server, its memory and disk, and the connection to it",
         }
     }
 
@@ -482,6 +497,7 @@ pub(crate) mod tests {
         let config = Config::parse(config, "gateway.toml").unwrap().server;
         let error = State::open(&config).await.unwrap_err().to_string();
         assert!(error.contains("the redis of server.store cannot be used"), "{error}");
+        assert!(error.contains("check that server"), "{error}");
         assert!(!format!("{error} {config:?}").contains("very-secret"));
     }
 
@@ -501,6 +517,7 @@ pub(crate) mod tests {
         std::fs::rename(&dir, &away).unwrap();
         let problem = inner.probe().await.unwrap();
         assert!(problem.contains("cannot be written"), "{problem}");
+        assert!(problem.contains("free or repair its disk"), "{problem}");
         std::fs::rename(&away, &dir).unwrap();
         assert_eq!(inner.probe().await, None);
     }

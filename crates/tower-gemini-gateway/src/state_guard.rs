@@ -4,15 +4,11 @@
 
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures::future::{Either, Ready, ready};
-use http::{Request, StatusCode};
-use serde_json::json;
+use http::Request;
 use tower::Layer;
 use tower_gemini::body::CallBody;
 use tower_gemini::error::Error;
-use tower_gemini::quota_guard::REFUSAL_DOMAIN;
-use tower_gemini::verdict::{Detail, Outcome, Verdict};
 use tower_service::Service;
 
 use crate::state::State;
@@ -50,35 +46,9 @@ impl<S: Service<Request<CallBody>, Error = Error>> Service<Request<CallBody>> fo
     fn call(&mut self, request: Request<CallBody>) -> Self::Future {
         match self.state.problem().filter(|_| request.body().call().generates()) {
             None => Either::Left(self.inner.call(request)),
-            Some(problem) => Either::Right(ready(Err(refusal(&problem)))),
+            Some(problem) => Either::Right(ready(Err(Error::not_recorded(problem)))),
         }
     }
-}
-
-/// The `ErrorInfo.reason` of the refusal.
-const REASON: &str = "STATE_NOT_WRITABLE";
-
-fn refusal(problem: &str) -> Error {
-    let message = format!(
-        "This gateway cannot record what is paid for, so nothing was sent and nothing is charged: \
-         {problem}."
-    );
-    let body = json!({ "error": {
-        "code": 503,
-        "message": message,
-        "status": "UNAVAILABLE",
-        "details": [{
-            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-            "reason": REASON,
-            "domain": REFUSAL_DOMAIN,
-            "metadata": { "charge": "none" },
-        }],
-    }});
-    let mut detail = Detail::default();
-    detail.reason = Some(REASON.to_owned());
-    detail.message = Some(message);
-    let verdict = Verdict::refused_locally(Outcome::NotSent, None, false, detail);
-    Error::upstream(StatusCode::SERVICE_UNAVAILABLE, Bytes::from(body.to_string()), verdict)
 }
 
 #[cfg(test)]

@@ -2,32 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+mod common;
 
+use common::{Gateway, Redis, Scratch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower_gemini_gateway::Running;
 use tower_gemini_sim::{ServeHandle, Sim, serve};
-
-/// A directory of this test's own, removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let dir = format!("gemini-gateway-{name}-{}", std::process::id());
-        let dir = std::env::temp_dir().join(dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        Self(dir)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 async fn upstream() -> (Sim, ServeHandle) {
     let sim = Sim::quick([]);
@@ -205,7 +186,8 @@ async fn what_a_token_created_is_its_own_after_a_restart() {
 #[tokio::test]
 async fn gateways_on_one_redis_know_what_a_token_created_through_the_others() {
     let scratch = Scratch::new("owned-redis");
-    let Some((_redis, store)) = redis(&scratch) else { return };
+    let Some(redis) = Redis::start(&scratch).await else { return };
+    let store = format!("store = {:?}", redis.unix_url());
     let config = token_config(&scratch, &files().await, &store, "");
     let ((_one, one), (_other, other)) = (start(&config).await, start(&config).await);
     assert_eq!(file(&one, ANN, CREATE.0, CREATE.1).await, 200);
@@ -228,51 +210,18 @@ async fn a_second_gateway_on_the_same_directory_is_refused() {
     tower_gemini_gateway::start(&config).await.unwrap().shutdown().await;
 }
 
-/// The program itself, to be killed.
-struct Program(Child, String);
-
-impl Program {
-    fn start(file: &PathBuf) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gemini-gateway"))
-            .arg("--config")
-            .arg(file)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addr = lines.map_while(Result::ok).find_map(|line| {
-            line.split_once("http://")?.1.strip_suffix("/status").map(str::to_owned)
-        });
-        Self(child, addr.expect("it says where it listens"))
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 async fn a_kill_passes_no_cap(scratch: &Scratch, server: &str) {
     let (sim, upstream) = upstream().await;
-    let file = scratch.0.join("gateway.toml");
-    std::fs::write(&file, config(&upstream, server)).unwrap();
-    let program = Program::start(&file);
-    let (status, answer) = ask(&program.1, 0).await;
+    let config = config(&upstream, server);
+    let program = Gateway::start(scratch, &config);
+    let (status, answer) = ask(&program.addr, 0).await;
     assert_eq!(status, 200, "{answer}");
     program.kill();
-    let program = Program::start(&file);
-    let rest = spend(&program.1, 100).await;
+    let program = Gateway::start(scratch, &config);
+    let rest = spend(&program.addr, 100).await;
     program.kill();
-    let program = Program::start(&file);
-    assert_eq!(spend(&program.1, 200).await, 0);
+    let program = Gateway::start(scratch, &config);
+    assert_eq!(spend(&program.addr, 200).await, 0);
     // Whatever the kills left unsettled counts as more than it was, and never as less.
     assert!((1.0 + rest as f64) * 0.134 <= 0.5, "{rest}");
     assert_eq!(sim.totals().charged, 1 + rest);
@@ -285,27 +234,9 @@ async fn a_kill_passes_no_cap_with_redb() {
     a_kill_passes_no_cap(&scratch, &format!("state_dir = {dir:?}")).await;
 }
 
-/// A redis of its own, and the setting that names it; `None` where there is none to start.
-fn redis(scratch: &Scratch) -> Option<(Program, String)> {
-    let program = test_programs::find(&["redis-server"], "redis-server")?;
-    let socket = scratch.0.join("redis.sock");
-    let redis = Command::new(program)
-        .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-        .arg(&socket)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let redis = Program(redis, String::new());
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        std::thread::yield_now();
-    }
-    Some((redis, format!("store = \"unix://{}\"", socket.display())))
-}
-
 #[tokio::test]
 async fn a_kill_passes_no_cap_with_redis() {
     let scratch = Scratch::new("kill-redis");
-    let Some((_redis, store)) = redis(&scratch) else { return };
-    a_kill_passes_no_cap(&scratch, &store).await;
+    let Some(redis) = Redis::start(&scratch).await else { return };
+    a_kill_passes_no_cap(&scratch, &format!("store = {:?}", redis.unix_url())).await;
 }

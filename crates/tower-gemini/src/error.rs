@@ -53,7 +53,6 @@ enum Kind {
     /// The caller's writer failed while the image was written to it.
     Sink,
     /// Not sent: the journal could not record it first.
-    #[cfg_attr(not(feature = "keep-paid"), allow(dead_code, reason = "only a journal makes it"))]
     NotRecorded,
     /// Not sent: the layers of the stack stand in an order that does not work.
     Misplaced { why: &'static str },
@@ -176,12 +175,18 @@ impl Error {
         Self::new(Kind::Misplaced { why }, verdict, None)
     }
 
-    /// Not sent, because the journal could not record the attempt first: what it cost would be
-    /// forgotten by a crash.
-    #[cfg(feature = "keep-paid")]
-    pub(crate) fn not_recorded(cause: crate::store::StoreError) -> Self {
+    /// Not sent, because it could not be recorded first: what it cost would be forgotten by a
+    /// crash. `cause` says why, and what to do.
+    ///
+    /// ```
+    /// let error = tower_gemini::Error::not_recorded("the disk is full");
+    /// assert!(error.is_not_recorded() && error.charge().is_surely_free());
+    /// assert!(error.to_string().contains("the disk is full"));
+    /// ```
+    #[must_use]
+    pub fn not_recorded(cause: impl Into<BoxError>) -> Self {
         let verdict = Verdict::refused_locally(Outcome::NotSent, None, false, Detail::default());
-        Self::new(Kind::NotRecorded, verdict, Some(Box::new(cause)))
+        Self::new(Kind::NotRecorded, verdict, Some(cause.into()))
     }
 
     /// Adds the call's trail.
@@ -253,7 +258,7 @@ impl Error {
         matches!(self.0.kind, Kind::Misplaced { .. })
     }
 
-    /// Whether nothing was sent because the journal could not record it first.
+    /// Whether nothing was sent because it [could not be recorded](Self::not_recorded) first.
     #[must_use]
     pub fn is_not_recorded(&self) -> bool {
         matches!(self.0.kind, Kind::NotRecorded)

@@ -94,6 +94,7 @@ section! { pub(crate) Server {
     store_prefix: String = "tower-gemini".to_owned(),
     store_replicas: u32 = 0,
     store_bytes: Size = Size::mib(256),
+    store_restart_hold: Span = Span::secs(65),
     flush_within: Span = Span::secs(0),
     hosts: Vec<String> = Vec::new(),
     accept_changes: Option<String> = None,

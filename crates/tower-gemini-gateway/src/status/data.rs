@@ -31,6 +31,7 @@ pub struct Status {
     pub upstream: String,
     #[serde(flatten)]
     pub report: Report,
+    pub load: Load,
     pub quotas: Vec<Quota>,
     pub circuits: Vec<Circuit>,
     pub spending: Vec<Spending>,
@@ -47,6 +48,7 @@ impl Status {
             uptime_seconds: report.at_unix_seconds.saturating_sub(report.since_unix_seconds),
             upstream: String::new(),
             report,
+            load: Load::default(),
             quotas: Vec::new(),
             circuits: Vec::new(),
             spending: Vec::new(),
@@ -60,6 +62,22 @@ impl Status {
         // Every key is a string and every value plain data.
         serde_json::to_string(self).unwrap_or_default()
     }
+}
+
+/// What requests in flight take, and who waits for it.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[allow(missing_docs, reason = "the module documents each field")]
+pub struct Load {
+    pub requests: usize,
+    pub requests_limit: usize,
+    pub calls: usize,
+    pub callers: usize,
+    pub memory_bytes: usize,
+    pub memory_limit_bytes: usize,
+    pub waiting_for_place: usize,
+    pub waiting_for_memory: usize,
+    pub waiting_limit: usize,
+    pub responses_waiting_for_memory: usize,
 }
 
 /// The quota of one project for one model.

@@ -36,6 +36,7 @@
 //! | `days` | [Window](#window) for each of the last 30 with calls, oldest first |
 //! | `failure_rate_targets` | `off_peak`, `peak`, `peak_hours_known` |
 //! | `recent_calls` | [Call](#call) for each of the latest 50, newest first |
+//! | `load` | [Load](#load) of this moment |
 //! | `quotas` | [Quota](#quota) for each project and model |
 //! | `circuits` | [Circuit](#circuit) for each target that has failed |
 //! | `spending` | [Spending](#spending) for each period |
@@ -121,6 +122,17 @@
 //! | `omitted_steps` | how many more there were |
 //! | `trail` | the same as text |
 //!
+//! ## Load
+//!
+//! | field | value |
+//! | --- | --- |
+//! | `requests`, `requests_limit` | requests whose responses have not ended, and `server.max_in_flight` |
+//! | `calls` | calls of requests, with their clients or without |
+//! | `callers` | callers that have a place or wait for one |
+//! | `memory_bytes`, `memory_limit_bytes` | what requests and their responses take, and `server.memory` without stored responses |
+//! | `waiting_for_place`, `waiting_for_memory`, `waiting_limit` | requests in the queue, and `server.queue` |
+//! | `responses_waiting_for_memory` | responses that are not read on until there is memory |
+//!
 //! ## Quota
 //!
 //! | field | value |
@@ -177,5 +189,5 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-pub use data::{Circuit, Quota, QuotaLimit, Spending, Status, Stored};
+pub use data::{Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
 pub use page::{csp, page};

@@ -186,6 +186,22 @@
       note("The line marks 70 %.")];
   };
 
+  const load = ({ load: of }) => {
+    const meter = (name, taken, limit, text) => {
+      const part = share(taken, limit);
+      return h("tr", {}, h("th", { scope: "row" }, name),
+        h("td", {}, bar(level(part), part, 0, true, name + ": " + percent(part) + " taken")),
+        cell((part >= MARK ? "⚠ " : "") + percent(part)),
+        h("td", { class: "n quiet" }, text(taken) + " of " + text(limit)));
+    };
+    const waiting = [[of.waiting_for_place, "requests for a place"], [of.waiting_for_memory, "requests for memory"], [of.responses_waiting_for_memory, "responses for memory"]]
+      .filter(([count]) => count > 0).map(([count, what]) => number(count) + " " + what);
+    return [
+      h("table", { class: "meters" }, h("tbody", {}, meter("Requests", of.requests, of.requests_limit, number), meter("Memory", of.memory_bytes, of.memory_limit_bytes, bytes))),
+      note(waiting.length > 0 ? "Waiting: " + waiting.join(", ") + "; at most " + number(of.waiting_limit) + " requests may." : "Nobody waits for a place or for memory."),
+    ];
+  };
+
   const STATES = { failing: "failing", open: "cooling down", half_open: "being probed" };
   const targets = (s) => {
     const circuit = (of) => {
@@ -247,7 +263,7 @@
     return s.recent_calls.length > 0 ? s.recent_calls.slice(0, CALLS_SHOWN).map(one) : [note("No call has ended yet.")];
   };
 
-  const SECTIONS = { head, diagnoses, tiles, chart, outcomes, quotas, targets, money, stored, calls };
+  const SECTIONS = { head, diagnoses, tiles, chart, outcomes, quotas, load, targets, money, stored, calls };
 
   // -- updates
   const put = (id, children) => {

@@ -23,6 +23,8 @@ pub enum CallOutcome {
     NoTarget,
     /// Not sent: an earlier, identical request may have been charged and its response was lost.
     EarlierResponseLost,
+    /// Not sent: what is paid for could not be recorded first.
+    NotRecorded,
     /// Rejected by a layer for a reason that is in the response, not in the trail.
     Rejected,
     /// The client disconnected before the response was complete: neither success nor failure.
@@ -31,7 +33,8 @@ pub enum CallOutcome {
 
 impl CallOutcome {
     /// Returns the name used in logs, metrics and reports: that of the [`Outcome`], or `replayed`,
-    /// `own_quota`, `spending_cap`, `no_target`, `earlier_response_lost`, `rejected`, `client_disconnected`.
+    /// `own_quota`, `spending_cap`, `no_target`, `earlier_response_lost`, `not_recorded`, `rejected`,
+    /// `client_disconnected`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,6 +44,7 @@ impl CallOutcome {
             Self::SpendingCap => "spending_cap",
             Self::NoTarget => "no_target",
             Self::EarlierResponseLost => "earlier_response_lost",
+            Self::NotRecorded => "not_recorded",
             Self::Rejected => "rejected",
             Self::ClientDisconnected => "client_disconnected",
         }
@@ -81,6 +85,8 @@ pub(super) enum HowEnded {
     Complete,
     /// There was no response, or its body failed; with the outcome in the error, if it is ours.
     Failed(Option<Outcome>),
+    /// It was not sent, since it could not be recorded.
+    NotRecorded,
     /// The call or its response's body was dropped before its end.
     Dropped,
 }
@@ -93,7 +99,10 @@ impl HowEnded {
             Some(boxed) => boxed.downcast_ref::<Error>(),
             None => error.downcast_ref::<Error>(),
         };
-        Self::Failed(ours.map(|error| error.verdict().outcome()))
+        match ours {
+            Some(error) if error.is_not_recorded() => Self::NotRecorded,
+            ours => Self::Failed(ours.map(|error| error.verdict().outcome())),
+        }
     }
 }
 
@@ -110,6 +119,9 @@ pub(super) fn outcome_of(steps: &[Step], how: HowEnded, status: Option<u16>) -> 
 }
 
 fn outcome_if_read(steps: &[Step], how: HowEnded, status: Option<u16>) -> CallOutcome {
+    if how == HowEnded::NotRecorded {
+        return CallOutcome::NotRecorded;
+    }
     let succeeded = status.is_none_or(|status| (200..300).contains(&status));
     let said = match how {
         HowEnded::Failed(said) => said.filter(|outcome| !outcome.is_success()),
@@ -244,6 +256,13 @@ mod tests {
                 HowEnded::Failed(Some(Outcome::Interrupted)),
                 None,
                 CallOutcome::EarlierResponseLost,
+            ),
+            // Its attempt is in the trail as not sent.
+            (
+                steps(&[attempt(&Verdict::not_sent())]),
+                HowEnded::NotRecorded,
+                None,
+                CallOutcome::NotRecorded,
             ),
             (
                 steps(&[stopped(StopReason::NoTargetLeft)]),

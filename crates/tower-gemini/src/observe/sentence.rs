@@ -107,6 +107,10 @@ fn failure(steps: &[Step], all: &[&Attempt], outcome: CallOutcome) -> String {
         CallOutcome::EarlierResponseLost => {
             (false, "an earlier, identical request may have been charged and its response was lost")
         }
+        CallOutcome::NotRecorded => (
+            !all.is_empty(),
+            "what is paid for cannot be recorded; make the journal's store writable",
+        ),
         CallOutcome::Rejected => (false, "it was rejected; the response says why"),
         CallOutcome::Ended(outcome) => (!all.is_empty(), advice(outcome)),
         CallOutcome::Replayed | CallOutcome::ClientDisconnected => (false, ""),
@@ -448,6 +452,10 @@ mod tests {
                 "not sent: nothing reached the service; check the connection; nothing was charged",
             ),
             (
+                Story::new().ends(HowEnded::NotRecorded, None),
+                "not sent: what is paid for cannot be recorded; make the journal's store writable; nothing was charged",
+            ),
+            (
                 Story::new().ends(HowEnded::Dropped, None),
                 "the client disconnected after 41 s, before anything was sent; nothing was charged",
             ),
@@ -493,6 +501,7 @@ mod tests {
             CallOutcome::SpendingCap,
             CallOutcome::NoTarget,
             CallOutcome::EarlierResponseLost,
+            CallOutcome::NotRecorded,
             CallOutcome::Rejected,
             CallOutcome::ClientDisconnected,
         ];

@@ -21,7 +21,7 @@ use tower_gemini::verdict::Outcome;
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_sim::{Fault, Latency, Refusal, Shape, Sim};
 
-use super::super::{Circuit, Quota, Spending, Status, Stored};
+use super::super::{Circuit, Load, Quota, Spending, Status, Stored};
 use crate::stats::{HealthTargets, Stats};
 
 /// 2026-11-24T08:20:00Z, twenty minutes into the quota's day; the last call is before it ends.
@@ -128,6 +128,18 @@ pub(super) fn status() -> Status {
             images: status.report.last_day.images,
             rejected_attempts: 0,
         }];
+        status.load = Load {
+            requests: 212,
+            requests_limit: 256,
+            calls: 230,
+            callers: 9,
+            memory_bytes: 480_000_000,
+            memory_limit_bytes: 805_306_368,
+            waiting_for_place: 0,
+            waiting_for_memory: 3,
+            waiting_limit: 1024,
+            responses_waiting_for_memory: 1,
+        };
         status.stored = Some(Stored {
             in_progress: 1,
             stored: 3,
