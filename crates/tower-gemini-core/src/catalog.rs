@@ -69,6 +69,8 @@ pub enum Family {
     Lite,
     /// Imagen: `predict`, no editing, shut down in 2026.
     Imagen,
+    /// Another vendor's.
+    Other,
 }
 
 /// Whether a model thinks before it draws. Thoughts are billed whether shown or not.
@@ -343,10 +345,12 @@ impl Model {
             .copied()
     }
 
-    /// Returns the price on that platform.
+    /// Returns the price on that platform. Google's platforms have no models of other vendors: those
+    /// have one price list, whatever it is called.
     #[must_use]
     pub fn price(&self, platform: &Platform) -> Option<&Price> {
-        self.prices.iter().find(|price| price.platform == *platform)
+        let own = self.prices.iter().find(|price| price.platform == *platform);
+        own.or_else(|| self.prices.first().filter(|_| self.vendor != "google"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use axum::body::Body;
 use http::Response;
 use tokio::time::Instant;
+use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::RuntimeClock;
 use tower_gemini_sim::{Fault, Limit, Refusal, Sim};
 
@@ -26,6 +27,22 @@ fn gateway(sim: &Sim, file: &str, hour: u64) -> Arc<Snapshot> {
     let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_794_268_800);
     let clock = RuntimeClock::starting_at(day + Duration::from_secs(hour * 3600));
     Arc::new(Snapshot::over(sim.service(), clock, &config, None).unwrap())
+}
+
+#[test]
+fn every_file_of_the_examples_is_valid() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/configs");
+    let mut files = 0;
+    for file in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        let (name, text) = (file.display().to_string(), std::fs::read_to_string(&file).unwrap());
+        if name.ends_with("-models.toml") {
+            Catalog::from_toml(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        } else {
+            Config::parse(&text, &name).unwrap_or_else(|error| panic!("{error}"));
+        }
+        files += 1;
+    }
+    assert!(files >= 7, "{files}");
 }
 
 fn degraded(answer: &Response<Body>) -> Option<&str> {

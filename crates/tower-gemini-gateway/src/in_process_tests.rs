@@ -10,6 +10,7 @@ use futures::StreamExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
+use tower::ServiceExt;
 use tower_gemini::body::WireBody;
 use tower_gemini::calendar::PacificDay;
 use tower_gemini::clock::{Clock, RuntimeClock, SystemClock};
@@ -581,4 +582,102 @@ async fn a_file_of_models_adds_them_and_corrects_prices_and_dates_also_while_the
         let error = Snapshot::over(sim.service(), clock(), &config, Some(&before)).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
+}
+
+/// Google, and another vendor at `vendor.test`.
+fn with_vendor(google: &Sim, vendor: &Sim, toml: &str) -> Arc<Snapshot> {
+    let (google, vendor) = (google.clone(), vendor.clone());
+    let client = tower::service_fn(move |request: Request<WireBody>| {
+        let is_vendors = request.uri().host() == Some("vendor.test");
+        let sim = if is_vendors { &vendor } else { &google };
+        sim.service().oneshot(request)
+    });
+    let config = Config::parse(toml, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
+    Arc::new(Snapshot::over(client, clock(), &config, None).unwrap())
+}
+
+fn vendor_config(more: &str) -> Tokens {
+    let file = Tokens::new("");
+    let models = file.dir.join("models.toml");
+    std::fs::copy(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/configs/other-vendor-models.toml"),
+        &models,
+    )
+    .unwrap();
+    let target = "[[fallback.target]]\nmodel = \"gemini-3-pro-image\"\n[[fallback.target]]\nmodel = \"their-image-1\"\nupstream = \"vendor\"\n";
+    let catalog = format!("[catalog]\nfile = \"{}\"\n", models.display());
+    let mut file = file.upstream("google", "gemini", "").upstream(
+        "vendor",
+        "openai",
+        "base_url = \"http://vendor.test/v1\"\n",
+    );
+    file.toml += &format!("{catalog}[fallback]\nwait = false\n{more}{target}");
+    file
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_vendor_draws_as_a_last_resort_and_both_ledgers_and_the_caller_know() {
+    let vendor = || Sim::builder().tiny_images(true).latency(Latency::none()).build();
+    for stream in ["generateContent", "streamGenerateContent?alt=sse", "streamGenerateContent"] {
+        let (google, vendor) = (Sim::quick((0..9).map(|_| Fault::Overloaded)), vendor());
+        let file = vendor_config("");
+        let gateway = with_vendor(&google, &vendor, &file.toml);
+        let mut request = asking(0, "gemini-3-pro-image", "4K");
+        *request.uri_mut() = format!("/v1beta/models/gemini-3-pro-image:{stream}").parse().unwrap();
+        let answer = handle(gateway, Instant::now(), request).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(
+            answer.headers()["x-gemini-degraded"],
+            "model gemini-3-pro-image -> their-image-1, vendor google -> vendor, size 4K -> 1K"
+        );
+        assert_eq!(answer.headers()["x-gemini-upstream"], "vendor.test");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        assert!(text.contains("inlineData") && text.contains("their-image-1"), "{text}");
+        assert_eq!((google.totals().charged, vendor.totals().charged), (0, 1), "{stream}");
+        let ledger = vendor.ledger();
+        assert_eq!(&*ledger.requests()[0].model, "their-image-1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_edit_conversation_or_call_that_keeps_its_vendor_goes_to_another() {
+    let image = r#"{"inlineData":{"mimeType":"image/png","data":"iVBORw0KGgo="}}"#;
+    let edit = format!(r#"{{"contents":[{{"parts":[{{"text":"blue"}},{image}]}}]}}"#);
+    let turns = r#"{"contents":[{"role":"user","parts":[{"text":"a"}]},{"role":"model","parts":[{"text":"b"}]},{"role":"user","parts":[{"text":"c"}]}]}"#;
+    let plain = r#"{"contents":[{"parts":[{"text":"a red apple"}]}]}"#;
+    for (more, body) in [("", edit.as_str()), ("", turns), ("keep_vendor = true\n", plain)] {
+        let (google, vendor) = (Sim::quick((0..9).map(|_| Fault::Overloaded)), Sim::quick([]));
+        let file = vendor_config(more);
+        let gateway = with_vendor(&google, &vendor, &file.toml);
+        let request = asking(0, "gemini-3-pro-image", "1K").map(|_| Body::from(body.to_owned()));
+        let answer = handle(gateway, Instant::now(), request).await;
+        assert_eq!(answer.status(), 503, "{body}");
+        assert_eq!(vendor.requests(), 0, "{body}");
+    }
+}
+
+// What a vendor's failing server cost is not known: it is not Google, whose errors are free.
+#[tokio::test(start_paused = true)]
+async fn what_another_vendors_server_fails_at_is_sent_once() {
+    let (google, sent) =
+        (Sim::quick((0..9).map(|_| Fault::Overloaded)), Arc::new(AtomicUsize::new(0)));
+    let count = sent.clone();
+    let client = tower::service_fn(move |request: Request<WireBody>| {
+        let (google, is_vendors) = (google.service(), request.uri().host() == Some("vendor.test"));
+        count.fetch_add(usize::from(is_vendors), Ordering::Relaxed);
+        async move {
+            if is_vendors {
+                let error =
+                    r#"{"error":{"message":"The server had an error","type":"server_error"}}"#;
+                return Ok(Response::builder().status(500).body(Body::from(error)).unwrap());
+            }
+            google.oneshot(request).await.map(|response| response.map(Body::new))
+        }
+    });
+    let file = vendor_config("");
+    let config = Config::parse(&file.toml, "gateway.toml").unwrap();
+    let gateway = Arc::new(Snapshot::over(client, clock(), &config, None).unwrap());
+    let answer = handle(gateway, Instant::now(), asking(0, "gemini-3-pro-image", "1K")).await;
+    assert_eq!((answer.status().as_u16(), sent.load(Ordering::Relaxed)), (424, 1));
 }

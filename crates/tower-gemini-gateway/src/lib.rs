@@ -66,6 +66,7 @@ mod tls;
 mod today;
 mod transform;
 mod upstream;
+mod vendor;
 mod wire;
 
 pub use self::config::{Config, ConfigError};

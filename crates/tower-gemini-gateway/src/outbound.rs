@@ -1,14 +1,19 @@
 //! Connections to the upstreams: directly or through an HTTP proxy, with public or private CAs.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use futures::future::{BoxFuture, Either};
+use bytes::{Buf as _, Bytes};
+use futures::TryFutureExt as _;
+use futures::future::{self, BoxFuture, MapOk};
 use http::uri::Authority;
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body::{Frame, SizeHint};
+use http_body_util::{Either, Full};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,15 +23,14 @@ use rustls::crypto::ring::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
-use tower::util::Oneshot;
 use tower_gemini::body::WireBody;
 use tower_gemini::error::BoxError;
-use tower_gemini::stage::WireClient;
+use tower_gemini::stage::{UpstreamBody, WireClient};
 use tower_service::Service;
 
 use crate::config::{ConfigError, Upstream};
-use crate::log;
 use crate::tls::certificates;
+use crate::{log, vendor};
 
 /// The client of one upstream.
 pub(crate) type HttpClient = Client<HttpsConnector<Dial>, WireBody>;
@@ -65,37 +69,90 @@ impl Service<Uri> for Dial {
     }
 }
 
+/// One upstream's client.
+#[derive(Debug, Clone)]
+pub(crate) struct Route<C> {
+    pub(crate) address: Authority,
+    pub(crate) client: C,
+    /// Where another vendor's images API is.
+    pub(crate) images_api: Option<Uri>,
+}
+
 /// Sends each request by the client of the upstream that it is addressed to.
 #[derive(Debug, Clone)]
 pub(crate) struct ByAddress<C> {
     /// For what is addressed to no other.
     own: C,
-    others: Arc<[(Authority, C)]>,
+    others: Arc<[Route<C>]>,
 }
 
 impl<C> ByAddress<C> {
-    pub(crate) fn new(own: C, others: impl IntoIterator<Item = (Authority, C)>) -> Self {
-        Self { own, others: others.into_iter().collect() }
+    pub(crate) fn new(own: C, others: Arc<[Route<C>]>) -> Self {
+        Self { own, others }
     }
 }
 
-impl<C: WireClient> Service<Request<WireBody>> for ByAddress<C> {
-    type Response = C::Response;
+/// The body of a client's response, in bytes, or one that was made here.
+type AnyBody<B> = Either<InBytes<B>, Full<Bytes>>;
+type Answer<C> = Response<AnyBody<<C as WireClient>::ResponseBody>>;
+
+/// A body whose chunks are bytes.
+#[derive(Debug)]
+pub(crate) struct InBytes<B>(B);
+
+impl<B: UpstreamBody> http_body::Body for InBytes<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let bytes =
+            |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+        Pin::new(&mut self.0).poll_frame(cx).map_ok(bytes)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+fn passed<B: UpstreamBody>(response: Response<B>) -> Response<AnyBody<B>> {
+    response.map(|body| Either::Left(InBytes(body)))
+}
+
+impl<C: WireClient<Future: 'static>> Service<Request<WireBody>> for ByAddress<C> {
+    type Response = Answer<C>;
     type Error = C::Error;
-    type Future = Either<C::Future, Oneshot<C, Request<WireBody>>>;
+    type Future = future::Either<
+        MapOk<C::Future, fn(Response<C::ResponseBody>) -> Answer<C>>,
+        BoxFuture<'static, Result<Answer<C>, C::Error>>,
+    >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
         self.own.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<WireBody>) -> Self::Future {
-        let other = request.uri().authority().and_then(|address| {
-            self.others.iter().find(|(known, _)| known == address).map(|(_, client)| client.clone())
-        });
-        match other {
-            Some(client) => Either::Right(client.oneshot(request)),
-            None => Either::Left(self.own.call(request)),
-        }
+        let address = request.uri().authority();
+        let other = address.and_then(|at| self.others.iter().find(|other| other.address == *at));
+        let Some(Route { client, images_api, .. }) = other.cloned() else {
+            return future::Either::Left(self.own.call(request).map_ok(passed));
+        };
+        future::Either::Right(Box::pin(async move {
+            match images_api {
+                Some(images_api) => {
+                    let response = vendor::ask(client, images_api, request).await?;
+                    Ok(response.map(Either::Right))
+                }
+                None => client.oneshot(request).await.map(passed),
+            }
+        }))
     }
 }
 

@@ -124,19 +124,21 @@ impl Snapshot {
         let keys = upstreams.iter().filter_map(|upstream| upstream.key()?.to_str().ok());
         let secrets = Secrets::new(keys);
         let clients = config.upstream.iter().zip(&upstreams).filter_map(|(settings, upstream)| {
-            Some((upstream.base().authority()?.clone(), client(settings)))
+            let address = upstream.base().authority()?.clone();
+            Some((address, upstream.images_api(), client(settings)))
         });
-        let clients =
-            clients.map(|(address, client)| Ok((address, mask::cleaned(client?, secrets.clone()))));
-        let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
+        let clients = clients.map(|(address, images_api, client)| {
+            Ok(outbound::Route { address, images_api, client: client? })
+        });
+        let clients = clients.collect::<Result<Arc<[_]>, ConfigError>>()?;
         let classify = upstreams
             .iter()
             .fold(ClassifyGeminiErrorLayer::new(), |layer, upstream| upstream.judge(layer))
             .catalog(catalog.clone());
         let route = |leader: &config::Upstream| {
-            let (upstream, (_, client)) = upstreams
+            let (upstream, own) = upstreams
                 .iter()
-                .zip(&clients)
+                .zip(clients.iter())
                 .find(|(upstream, _)| upstream.name() == leader.name)?;
             let route = RouteLayers {
                 fallback: pooled(config, leader, &upstreams, &layers.fallback, &quota),
@@ -144,7 +146,8 @@ impl Snapshot {
                 classify: classify.clone(),
                 responses: &config.responses,
             };
-            let client = outbound::ByAddress::new(client.clone(), clients.clone());
+            let client = outbound::ByAddress::new(own.client.clone(), clients.clone());
+            let client = mask::cleaned(client, secrets.clone());
             let stacks = Arc::new(layers.stacks(route, &state, client));
             Some(Route { upstream: upstream.clone(), stacks })
         };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, Uri};
 use tower_gemini::ClassifyGeminiErrorLayer;
 use tower_gemini::charge_rules::ChargeRules;
@@ -11,6 +12,7 @@ use crate::auth::API_KEY;
 use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
 use crate::files::warn_if_readable_by_others;
 use crate::log;
+use crate::wire;
 
 /// One `[[upstream]]` with its key.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ pub(crate) struct Upstream {
     is_vertex: bool,
     base: Uri,
     target: target::Upstream,
+    /// Whether it speaks OpenAI's images API.
+    is_vendor: bool,
     key: Option<HeaderValue>,
     charge_rules: ChargeRules,
 }
@@ -39,13 +43,30 @@ pub(crate) fn upstreams(
             name: upstream.name.clone(),
             id,
             is_vertex: upstream.kind == UpstreamKind::Vertex,
+            is_vendor: upstream.kind == UpstreamKind::OpenAi,
             base,
-            target: key.iter().cloned().fold(target, |target, key| target.auth(API_KEY, key)),
+            target: signed(target, upstream.kind, key.as_ref())?,
             key,
             charge_rules: upstream.charge_rules(),
         })
     });
     upstreams.collect()
+}
+
+/// The target with its key.
+fn signed(
+    target: target::Upstream,
+    kind: UpstreamKind,
+    key: Option<&HeaderValue>,
+) -> Result<target::Upstream, ConfigError> {
+    let Some(key) = key else { return Ok(target) };
+    if kind != UpstreamKind::OpenAi {
+        return Ok(target.auth(API_KEY, key.clone()));
+    }
+    let bearer = HeaderValue::from_bytes(&[b"Bearer ", key.as_bytes()].concat());
+    // The key is a header's value already.
+    let bearer = bearer.map_err(|error| ConfigError::at("upstream", error.to_string(), ""))?;
+    Ok(target.auth(AUTHORIZATION, bearer))
 }
 
 impl Upstream {
@@ -68,6 +89,11 @@ impl Upstream {
     /// Whether the paths of Vertex AI are its own.
     pub(crate) fn is_vertex(&self) -> bool {
         self.is_vertex
+    }
+
+    /// Where its images API is, for another vendor's.
+    pub(crate) fn images_api(&self) -> Option<Uri> {
+        self.is_vendor.then(|| wire::upstream_uri(&self.base, "/images/generations")).flatten()
     }
 
     pub(crate) fn base(&self) -> &Uri {

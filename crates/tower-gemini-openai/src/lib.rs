@@ -75,6 +75,7 @@ mod response;
 mod settings;
 mod sse;
 mod stream;
+pub mod vendor;
 
 use bytes::Bytes;
 use http::HeaderMap;

@@ -12,6 +12,8 @@ use serde::{Serialize, Serializer};
 pub enum GivenUp {
     /// The model.
     Model,
+    /// Who makes the model.
+    Vendor,
     /// The upstream it is sent to, with its credentials.
     Upstream,
     /// The size of the image.
@@ -34,6 +36,7 @@ impl GivenUp {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Model => "model",
+            Self::Vendor => "vendor",
             Self::Upstream => "upstream",
             Self::Size => "size",
             Self::Aspect => "aspect",
@@ -186,6 +189,8 @@ pub enum Unfit {
     KeepsVendor,
     /// It cannot edit images, and the request is an edit.
     CannotEdit,
+    /// It is another vendor's, and the call goes on from an earlier turn.
+    OtherVendor,
     /// It draws images, and the call wants none: the response would cost many times as much.
     MakesImages,
     /// It has another API (`predict` instead of `generateContent`, or Google's own form for an
@@ -214,6 +219,7 @@ impl Unfit {
             Self::KeepsAspect => "the caller keeps the aspect ratio",
             Self::KeepsVendor => "the caller keeps the vendor",
             Self::CannotEdit => "it cannot edit images",
+            Self::OtherVendor => "another vendor's model knows no earlier turns",
             Self::MakesImages => "it makes images, and the call wants none",
             Self::OtherApi => "it speaks another API",
             Self::Signatures => "it would refuse the thought signatures",

@@ -203,6 +203,9 @@ pub fn rewrite(
     };
     if !same_model {
         give_up(GivenUp::Model, asked, target.model.as_str());
+        if let Some((from, to)) = other_vendor(from, model) {
+            give_up(GivenUp::Vendor, from, to);
+        }
     }
     if let Some(upstream) = upstream {
         let (from, to) = (parts.uri.host().unwrap_or(""), upstream.host());
@@ -266,9 +269,19 @@ fn fits(
         && from.zip(to).is_none_or(|(from, to)| from.vendor != to.vendor)
     {
         Err(Unfit::KeepsVendor)
+    } else if other_vendor(from, to).is_some() && call.multi_turn {
+        Err(Unfit::OtherVendor)
+    } else if other_vendor(from, to).is_some() && call.has_input_images {
+        Err(Unfit::CannotEdit)
     } else {
         Ok(())
     }
+}
+
+/// Who makes either model, where that is not the same.
+fn other_vendor<'a>(from: Option<&'a Model>, to: Option<&'a Model>) -> Option<(&'a str, &'a str)> {
+    let vendors = (from?.vendor.as_str(), to?.vendor.as_str());
+    (vendors.0 != vendors.1).then_some(vendors)
 }
 
 /// Checks what must be kept.

@@ -37,6 +37,8 @@ pub(crate) enum UpstreamKind {
     Vertex,
     /// Somebody else's server that speaks the Gemini Developer API.
     Relay,
+    /// Another vendor's images API, as OpenAI has it.
+    OpenAi,
 }
 
 impl Config {
@@ -64,8 +66,8 @@ impl Config {
                 &format!("write one of {}", names.join(", ")),
             )?;
             check(
-                upstream.kind != UpstreamKind::Relay || upstream.base_url.is_some(),
-                format!("upstream \"{name}\" of kind \"relay\" has no base_url"),
+                upstream.kind.is_googles() || upstream.base_url.is_some(),
+                format!("upstream \"{name}\" is not Google's and has no base_url"),
                 "write base_url = \"https://…\"",
             )?;
             check(
@@ -82,7 +84,7 @@ impl Config {
         }
         for upstream in &self.upstream {
             let (name, leader) = (&upstream.name, self.leader(upstream.kind.is_vertex()));
-            let is_led = leader.is_some_and(|leader| leader.name != *name);
+            let is_led = leader.is_none_or(|leader| leader.name != *name);
             let is_target = self.fallback.named_upstreams().any(|named| named == name.as_str());
             check(
                 !is_led || is_target || self.is_pooled(upstream),
@@ -114,7 +116,8 @@ impl Config {
     /// The upstream that calls are addressed to: the first for paths of Vertex AI, or for all
     /// others.
     pub(crate) fn leader(&self, vertex: bool) -> Option<&Upstream> {
-        self.upstream.iter().find(|one| one.kind.is_vertex() == vertex)
+        let mut own = self.upstream.iter().filter(|one| one.kind != UpstreamKind::OpenAi);
+        own.find(|one| one.kind.is_vertex() == vertex)
     }
 
     /// The others that stand for it: of its kind, and with a share.
@@ -141,6 +144,10 @@ impl Config {
 impl UpstreamKind {
     pub(crate) fn is_vertex(self) -> bool {
         self == Self::Vertex
+    }
+
+    fn is_googles(self) -> bool {
+        matches!(self, Self::Gemini | Self::Vertex)
     }
 }
 
@@ -185,7 +192,8 @@ impl Upstream {
     pub(crate) fn target(&self, name: String) -> target::Upstream {
         let base = self.base_url();
         let upstream = match (self.kind, &self.project) {
-            (UpstreamKind::Gemini, _) => target::Upstream::gemini_api(base),
+            // The client speaks the vendor's API in Gemini's name.
+            (UpstreamKind::Gemini | UpstreamKind::OpenAi, _) => target::Upstream::gemini_api(base),
             (UpstreamKind::Relay, _) => target::Upstream::same_api(base),
             (UpstreamKind::Vertex, None) => target::Upstream::express(base),
             (UpstreamKind::Vertex, Some(project)) => {
