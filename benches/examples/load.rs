@@ -1,12 +1,14 @@
-//! Load on loopback: the gateway beside a bare proxy (axum in front, hyper's client behind, nothing
-//! between), in one run.
+//! Load on loopback: the gateway, without a journal of paid calls and with one, beside a bare proxy
+//! (axum in front, hyper's client behind, nothing between), in one run.
 //!
 //! ```not_rust
-//! cargo build --release -p tower-gemini-gateway -p tower-gemini-benches --example load
+//! cargo build --release -p tower-gemini-gateway -p tower-gemini-benches \
+//!     --bin gemini-gateway --example load
 //! target/release/examples/load            # needs `wrk`, a public load tool, on the PATH
+//! target/release/examples/load /mnt/x     # with the journal on another disk than the temporary one
 //! ```
 //!
-//! Starts an upstream that answers at once (or after a delay) with a fixed answer of an image, both
+//! Starts an upstream that answers at once (or after a delay) with a fixed answer of an image, the
 //! proxies as processes of their own, drives them with wrk by turns, and prints latency, CPU time a
 //! request and memory. Ratios count; the rest is this machine's.
 
@@ -21,6 +23,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -166,13 +169,7 @@ struct Figures {
     failed: u64,
 }
 
-fn wrk(
-    server: &Running,
-    model: &str,
-    connections: u32,
-    seconds: u32,
-    dir: &std::path::Path,
-) -> Figures {
+fn wrk(server: &Running, model: &str, connections: u32, seconds: u32, dir: &Path) -> Figures {
     let script = dir.join("post.lua");
     let mut file = std::fs::File::create(&script).unwrap();
     write!(
@@ -213,10 +210,26 @@ fn wrk(
     }
 }
 
-fn drive() {
+/// The gateway, with these lines in its `[server]`.
+fn start_gateway(dir: &Path, server: &str, base: &str) -> Running {
     let me = std::env::current_exe().unwrap();
     let gateway =
         me.parent().and_then(|examples| examples.parent()).unwrap().join("gemini-gateway");
+    std::fs::create_dir_all(dir).unwrap();
+    let (addr, config) = (free_addr(), dir.join("gateway.toml"));
+    let text = format!(
+        "[server]\nlisten = \"{addr}\"\nmax_in_flight = 20000\nmax_connections = 20000\nmemory = \"48GiB\"\n{server}\n\
+         [[upstream]]\nname = \"load\"\nkind = \"gemini\"\nbase_url = \"{base}\"\n\
+         [log]\nlevel = \"warn\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = Command::new(&gateway);
+    command.arg("--config").arg(&config);
+    Running::start(command, addr)
+}
+
+fn drive() {
+    let me = std::env::current_exe().unwrap();
     let dir = std::env::temp_dir().join(format!("gateway-load-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
 
@@ -231,12 +244,12 @@ fn drive() {
     command.args(["bare", &addr.to_string(), &base]);
     let bare = Running::start(command, addr);
 
-    let addr = free_addr();
-    let config = dir.join("gateway.toml");
-    std::fs::write(&config, format!("[server]\nlisten = \"{addr}\"\nmax_in_flight = 20000\nmax_connections = 20000\n[[upstream]]\nname = \"load\"\nkind = \"gemini\"\nbase_url = \"{base}\"\n[log]\nlevel = \"warn\"\n")).unwrap();
-    let mut command = Command::new(&gateway);
-    command.arg("--config").arg(&config);
-    let ours = Running::start(command, addr);
+    let ours = start_gateway(&dir.join("without"), "", &base);
+    let state = std::env::args().nth(1).map_or_else(|| dir.clone(), PathBuf::from);
+    let state = state.join(format!("gateway-load-state-{}", std::process::id()));
+    let journaled = start_gateway(&dir.join("with"), &format!("state_dir = {state:?}"), &base);
+    let proxies =
+        [("bare", &bare), ("gateway", &ours), ("gateway with a journal (redb)", &journaled)];
 
     println!(
         "| load | proxy | requests/s | p50 | p99 | CPU a request | failed |\n| --- | --- | --- | --- | --- | --- | --- |"
@@ -248,7 +261,7 @@ fn drive() {
         ("1K image, 8 connections", "gemini-3-pro-image", 8),
     ] {
         for round in 0..3 {
-            for (proxy, server) in [("bare", &bare), ("gateway", &ours)] {
+            for (proxy, server) in proxies {
                 let figures = wrk(server, model, connections, 4, &dir);
                 // The first round fills pools and caches.
                 if round > 0 {
@@ -271,7 +284,7 @@ fn drive() {
     println!(
         "| proxy | in flight | memory before | memory during | a request |\n| --- | --- | --- | --- | --- |"
     );
-    for (proxy, server) in [("bare", &bare), ("gateway", &ours)] {
+    for (proxy, server) in proxies {
         const IN_FLIGHT: u64 = 2_000;
         let before = server.resident_kib();
         let sockets: Vec<TcpStream> = (0..IN_FLIGHT)
@@ -280,7 +293,7 @@ fn drive() {
                 let body = "{\"contents\":[{\"parts\":[{\"text\":\"a red apple\"}]}]}";
                 write!(
                     socket,
-                    "POST /v1beta/models/gemini-small-image:generateContent HTTP/1.1\r\nhost: x\r\nx-goog-api-key: k{n}\r\nx-delay-ms: 10000\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                    "POST /v1beta/models/gemini-small-image:generateContent HTTP/1.1\r\nhost: localhost\r\nx-goog-api-key: k{n}\r\nx-delay-ms: 10000\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
                 )
                 .unwrap();
@@ -303,5 +316,7 @@ fn drive() {
             during.saturating_sub(before) as f64 / IN_FLIGHT as f64
         );
     }
+    drop(journaled);
+    let _ = std::fs::remove_dir_all(state);
     let _ = std::fs::remove_dir_all(dir);
 }

@@ -119,7 +119,8 @@
 //! the last of it goes to its client. After a crash the next identical request, or the same
 //! `Idempotency-Key`, gets the response that had arrived, or the error of a loss. Where processes share
 //! a journal, a resend gets its response wherever it lands: one that is being made elsewhere is waited
-//! for, and each is given once. An attempt that cannot be recorded is not sent
+//! for, and each is given once. What is kept for a marked resend after a delivery is known to the
+//! process that delivered it, and to no other. An attempt that cannot be recorded is not sent
 //! ([`Error::is_not_recorded`](crate::Error::is_not_recorded)).
 //!
 //! Recorded is what has a fingerprint: no continuation, and no body that is too large to hold.
