@@ -128,6 +128,29 @@ async fn a_call_whose_models_all_fail_waits_unless_the_file_says_otherwise() {
     }
 }
 
+// Half of the places could wait for a model, and all of them hit it in the instant of its recovery.
+#[tokio::test(start_paused = true)]
+async fn calls_that_a_recovery_wakes_are_sent_one_after_the_other() {
+    const WAITING: usize = 40;
+    let sim = Sim::quick((0..8).map(|_| Fault::Overloaded));
+    let models = r#"["gemini-3-pro-image", "gemini-3.1-flash-image"]"#;
+    let gateway = gateway(&sim, &format!("[fallback]\nmodels = {models}\n"));
+    let started = Instant::now();
+    let calls = (0..WAITING).map(|n| {
+        let gateway = gateway.clone();
+        async move { handle(gateway, started, request(n, n)).await.status().as_u16() }
+    });
+    let statuses = futures::future::join_all(calls).await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let ledger = sim.ledger();
+    let delivered: Vec<Duration> =
+        ledger.requests().iter().filter(|one| one.charged).map(|one| one.received_at).collect();
+    let (first, last) = (delivered[0], delivered[WAITING - 1]);
+    assert!(last - first <= Duration::from_secs(4), "{delivered:?}");
+    let at_once = |window: &[Duration]| window[5] - window[0] < Duration::from_millis(150);
+    assert!(!delivered.windows(6).any(at_once), "{delivered:?}");
+}
+
 // The guard refused after a second, and the retry then waited a minute on the guard's own hint.
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_the_file_does_not_allow_is_refused_and_not_waited_out() {

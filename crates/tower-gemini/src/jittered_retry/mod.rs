@@ -103,6 +103,7 @@ pub use budget::RetryBudget;
 pub(crate) use come_back::{Before, ComeBack};
 pub use layer::JitteredRetryLayer;
 pub use outages::OutagePolicy;
+pub(crate) use outages::SPREAD;
 pub use policy::{Decision, OutcomePolicy, RetryPolicy, RetryState, Situation};
 pub use retry_override::RetryOverride;
 pub use service::JitteredRetry;

@@ -70,7 +70,7 @@ impl Default for OutagePolicy {
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// Who has waited for the end of an outage is sent within so long after it, and not all at once.
-const SPREAD: Duration = Duration::from_secs(3);
+pub(crate) const SPREAD: Duration = Duration::from_secs(3);
 
 /// Overloads in a row, of one model at one size.
 #[derive(Debug, Clone, Copy)]

@@ -79,7 +79,8 @@
 //! targets have all failed, or are left alone, waits for the first that is worth another attempt:
 //! one whose backoff is over, or whose circuit another call closes. While circuits are open, one
 //! call at a time probes each target before its cooldown ends, about once a minute, and all others
-//! wait for what comes of it. The trail has the wait. Where none can be tried in time, the call
+//! wait for what comes of it, and are sent within three seconds of a recovery, one after the other.
+//! The trail has the wait. Where none can be tried in time, the call
 //! gets the last response, or after a wait a 503 in Google's form that says when to come back.
 //! [`Circuits`] shows them all.
 //!
@@ -113,6 +114,7 @@
 //! | refused credentials that open an account's | 2 in a row | ours |
 //! | spent days and accounts without credit that do | 1 | only time or money cures them |
 //! | calls that wait for a target | 1,000; in the gateway half of its places | ours, as the retry's |
+//! | sent after a recovery within | 3 s, or a quarter of the call's time left | as the retry's after an outage: all at once would overload the model anew |
 //! | early probes of one circuit | a first cooldown apart | as the retry's in an outage, one a minute |
 //! | cooldown of an overloaded model | 1 min, doubled to 5 min | measured, by the example `weather`: 5 to 120 min, as the guides have it, send calls to another model long after an outage is over |
 //! | 500, 502 | 1 min, doubled to 15 min | the same guide says 15 to 60 min; a first one is often alone |

@@ -2,7 +2,7 @@
 //! `circuit_states`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ struct Shared {
     publisher: OnceLock<Publisher>,
     /// How many calls wait for a target.
     waiting: AtomicUsize,
+    /// How many a recovery has woken.
+    woken: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -167,6 +169,14 @@ impl Circuits {
         let more = |now: usize| (now < most).then_some(now + 1);
         waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Waiting(waiting))
+    }
+
+    /// What part of its longest delay a call waits that a recovery has woken. Multiples of the golden
+    /// ratio are far apart, however many there are, and the same in every run of a simulation.
+    pub(super) fn next_share(&self) -> f64 {
+        const GOLDEN: u32 = 0x9E37_79B9;
+        let woken = self.0.woken.fetch_add(1, Ordering::Relaxed);
+        f64::from(woken.wrapping_mul(GOLDEN)) / (f64::from(u32::MAX) + 1.0)
     }
 
     /// The model that an upstream's 404 named as another's successor.

@@ -169,6 +169,13 @@ impl<'a> Walk<'a> {
         self.queue.make_contiguous().sort_by_key(|candidate: &Candidate| candidate.leg);
     }
 
+    /// Whether a target that was left for later can be tried now without a probe.
+    pub(super) fn has_recovered(&self, now: Instant) -> bool {
+        self.later.iter().any(|candidate| {
+            !self.circuits.is_open(&self.keys(candidate)) && self.due(candidate) <= Some(now)
+        })
+    }
+
     /// When a call may come back to a target; `None` where it has not been there.
     fn due(&self, candidate: &Candidate) -> Option<Instant> {
         let at = candidate.come_back.as_ref()?;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower_gemini_core::call::Dialect;
 use tower_gemini_core::target::{Degradation, Served};
 use tower_gemini_core::verdict::{Outcome, Verdict};
@@ -16,7 +16,7 @@ use super::{Circuits, Settings};
 use crate::body::{CallBody, JudgedBody, RequestTemplate, instead_of, verdict_of};
 use crate::call_state::Place;
 use crate::error::Error;
-use crate::jittered_retry::RetryOverride;
+use crate::jittered_retry::{RetryOverride, SPREAD};
 use crate::optional::OptionalFuture;
 use crate::stage::CallService;
 use crate::trail::{Step, StopReason, WaitReason};
@@ -184,8 +184,8 @@ struct Last<S: CallService> {
 }
 
 /// Waits for a target where none can be tried now: one call probes early, the others wait for the
-/// first circuit that closes, or for what is due again. `Err` where that does not fit the call's
-/// deadline, or too many wait.
+/// first circuit that closes, and are sent within [`SPREAD`] after it, or for what is due again. `Err`
+/// where that does not fit the call's deadline, or too many wait.
 async fn wait_for_target<S: CallService>(
     walk: &mut Walk<'_>,
     circuits: &Circuits,
@@ -217,7 +217,14 @@ async fn wait_for_target<S: CallService>(
         if let Some(last) = last {
             last.answer = None;
         }
-        let _ = timeout_at(wake_at, changed).await;
+        let is_woken = timeout_at(wake_at, changed).await.is_ok();
+        // All who wait are woken in the same instant: sent at once, they would overload what has just
+        // recovered. Looked at again after that, it may be overloaded already.
+        let now = Instant::now();
+        if is_woken && walk.has_recovered(now) {
+            let left = state.deadline().map_or(SPREAD, |at| at.saturating_duration_since(now) / 4);
+            sleep(SPREAD.min(left).mul_f64(circuits.next_share())).await;
+        }
     };
     let delay = began.elapsed();
     if !delay.is_zero() {
