@@ -1,5 +1,6 @@
 //! Whole stacks that fall back, in paused time, judged by the simulator's ledger.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -663,16 +664,24 @@ fn when_all_circuits_are_open_the_calls_wait_for_the_first_to_close() {
         assert_eq!(call(0).await.unwrap().status, 503);
         let began = Instant::now();
         let answers = futures::future::join_all((1..17).map(call)).await;
-        // One probed early, and succeeded after 20 s; the others went on then.
-        assert_eq!(began.elapsed(), Duration::from_secs(40));
+        // One probed early, and succeeded after 20 s; the others went on within 3 s of that, one
+        // after the other.
+        let spread = |from: u64| Duration::from_secs(from)..Duration::from_secs(from + 3);
+        assert!(spread(40).contains(&began.elapsed()), "{:?}", began.elapsed());
         let waited = |seconds| {
             let delay = Duration::from_secs(seconds);
             Step::Waited { delay, why: WaitReason::Cooldown }
         };
         let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
         assert!(answers.iter().all(|answer| answer.status == 200));
-        let after = |answer: &&Outcome| answer.trail.steps().contains(&waited(20));
-        assert_eq!(answers.iter().filter(after).count(), 15);
+        let wait = |answer: &Outcome| {
+            answer.trail.steps().iter().find_map(|step| match step {
+                Step::Waited { delay, why: WaitReason::Cooldown } => Some(*delay),
+                _ => None,
+            })
+        };
+        let waits: HashSet<_> = answers.iter().filter_map(wait).collect();
+        assert!(waits.len() == 15 && waits.iter().all(|wait| spread(20).contains(wait)));
 
         // A probe that fails moves nothing: they wait for the cooldown of 5 minutes.
         sim.push_script(std::iter::repeat_n(Fault::HighDemand, 3));

@@ -35,6 +35,8 @@ mod heartbeat;
 #[cfg(test)]
 mod in_process_tests;
 mod limits;
+#[cfg(test)]
+mod linear_tests;
 mod log;
 mod mask;
 mod memory;

@@ -156,6 +156,12 @@ fn clean<B: UpstreamBody>(response: Response<B>, secrets: &Secrets) -> Response<
     Response::from_parts(parts, body)
 }
 
+/// A body without these secrets.
+#[cfg(test)]
+pub(crate) fn masked<B>(body: B, secrets: Secrets) -> CleanBody<B> {
+    CleanBody::new(body, secrets)
+}
+
 /// An error without anything that looks like a secret, read whole. Other responses pass.
 pub(crate) async fn redacted(response: Response<Body>) -> Response<Body> {
     if response.status().is_success() || response.status().is_informational() {

@@ -55,6 +55,11 @@ impl EventReader {
                     chunk = &chunk[start..];
                     continue;
                 }
+                // One stands for all of them: they are looked at again with each chunk.
+                if start > 0 {
+                    self.line = vec![b' '];
+                    chunk = &chunk[start..];
+                }
             }
             let Some(end) = memchr::memchr2(b'\n', b'\r', chunk) else {
                 self.line.extend_from_slice(chunk);

@@ -27,15 +27,22 @@ fn read_text(text: &str) -> Answer {
             _ => values.finish(true),
         };
     }
-    let mut reader = TextReader { values: ValueReader::new(), ended: false };
+    let left = whole.len().saturating_mul(MAX_FAILED);
+    let mut reader = TextReader { values: ValueReader::new(), ended: false, left };
     reader.read(whole);
     reader.values.finish(reader.ended)
 }
+
+/// How often a text is read to its end in vain: `[{"":0},[{"":0},…` begins anew at each bracket. A
+/// body that was cut off has one or two such beginnings.
+const MAX_FAILED: usize = 8;
 
 /// Finds the values in a text that is not one.
 struct TextReader {
     values: ValueReader,
     ended: bool,
+    /// Bytes that may still be read in vain.
+    left: usize,
 }
 
 impl TextReader {
@@ -72,10 +79,18 @@ impl TextReader {
     /// Reads the value that the text begins with, and returns what follows it.
     fn value<'t>(&mut self, text: &'t str) -> &'t str {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
-        if let Some(Ok(_)) = values.next() {
-            let (value, rest) = text.split_at_checked(values.byte_offset()).unwrap_or((text, ""));
-            self.values.read(value, false);
-            return rest;
+        match values.next() {
+            Some(Ok(_)) => {
+                let (value, rest) =
+                    text.split_at_checked(values.byte_offset()).unwrap_or((text, ""));
+                self.values.read(value, false);
+                return rest;
+            }
+            Some(Err(error)) => {
+                let Some(left) = self.left.checked_sub(read_by(text, &error)) else { return "" };
+                self.left = left;
+            }
+            None => {}
         }
         // The array of a stream that was cut or ended by something else: its elements one by one.
         if let Some(inside) = text.strip_prefix('[').filter(|it| it.trim_start().starts_with('{')) {
@@ -89,6 +104,13 @@ impl TextReader {
         self.values.read(&repaired, is_cut);
         if taken == 0 { next_line(text) } else { text.get(taken..).unwrap_or_default() }
     }
+}
+
+/// How many bytes of a text were read before this error.
+fn read_by(text: &str, error: &serde_json::Error) -> usize {
+    let line_end = |line| memchr::memchr_iter(b'\n', text.as_bytes()).nth(line);
+    let before = error.line().checked_sub(2).and_then(line_end);
+    before.map_or(0, |end| end + 1) + error.column()
 }
 
 fn next_line(text: &str) -> &str {
