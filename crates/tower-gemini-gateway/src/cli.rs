@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::doctor::DoctorArgs;
 use crate::door::manage::TokenCommand;
 use crate::explain::ExplainArgs;
 
@@ -46,6 +47,8 @@ enum SubCommand {
     /// Make and revoke the tokens of callers
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Check the configuration, the way to the upstreams, the clock and the key
+    Doctor(DoctorArgs),
     /// Say what a response means, what it cost, and what to do
     Explain(ExplainArgs),
 }
@@ -103,6 +106,7 @@ pub(crate) enum Command {
     Token { config: Option<PathBuf>, command: TokenCommand },
     PrintConfig,
     Explain(ExplainArgs),
+    Doctor { config: Option<PathBuf>, args: DoctorArgs },
 }
 
 impl Command {
@@ -126,6 +130,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
+        Some(SubCommand::Doctor(args)) => Command::Doctor { config: cli.config, args },
         Some(SubCommand::Explain(args)) => Command::Explain(args),
         Some(SubCommand::Serve(after)) => Command::Serve {
             config: cli.config,

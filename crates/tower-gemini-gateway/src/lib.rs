@@ -12,7 +12,7 @@
 //! | `state`, `state_guard` | open what outlives the process, and refuse paid work while it cannot be written |
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
-//! | [`explain`] | says what a response means |
+//! | [`explain`], `doctor` | say what a response means, and what is wrong with a setup |
 //! | `pages`, [`status`], `log` | report the state of the gateway |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
@@ -21,6 +21,7 @@ mod auth;
 mod body_fault;
 mod cli;
 pub mod config;
+mod doctor;
 mod door;
 pub mod explain;
 mod files;

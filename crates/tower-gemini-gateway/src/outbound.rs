@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
@@ -64,43 +64,45 @@ pub(crate) fn client(
     upstream: &Upstream,
     connect_timeout: Duration,
 ) -> Result<HttpClient, ConfigError> {
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls(upstream)?);
+    let dial = dial(upstream, connect_timeout);
+    let https = https.https_or_http().enable_http1().wrap_connector(dial);
+    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https))
+}
+
+/// How an upstream is reached, without TLS.
+pub(crate) fn dial(upstream: &Upstream, connect_timeout: Duration) -> Dial {
     let mut http = HttpConnector::new();
     http.set_connect_timeout(Some(connect_timeout));
     http.set_nodelay(true);
     http.enforce_http(false);
-    let dial = match &upstream.proxy {
-        None => Dial::Direct(http),
-        Some(proxy) => {
-            let tunnel = Tunnel::new(proxy.0.clone(), http);
-            Dial::Proxy(match credentials(&proxy.0) {
-                Some(credentials) => tunnel.with_auth(credentials),
-                None => tunnel,
-            })
-        }
-    };
+    let Some(proxy) = &upstream.proxy else { return Dial::Direct(http) };
+    let tunnel = Tunnel::new(proxy.0.clone(), http);
+    Dial::Proxy(match credentials(&proxy.0) {
+        Some(credentials) => tunnel.with_auth(credentials),
+        None => tunnel,
+    })
+}
+
+/// Which certificates an upstream may have.
+pub(crate) fn tls(upstream: &Upstream) -> Result<ClientConfig, ConfigError> {
     let failed = |key: &str, error: String| {
         let what = format!("upstream \"{}\": {error}", upstream.name);
         ConfigError::at(key, what, "")
     };
-    let builder = HttpsConnectorBuilder::new();
-    let cannot = |error: rustls::Error| {
-        failed("upstream", format!("the TLS client cannot be built: {error}"))
+    let tls = ClientConfig::builder_with_provider(default_provider().into());
+    let tls = tls
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed("upstream", format!("the TLS client cannot be built: {error}")))?;
+    let Some(file) = &upstream.ca_file else {
+        return Ok(tls.with_webpki_roots().with_no_client_auth());
     };
-    let builder = match &upstream.ca_file {
-        None => builder.with_provider_and_webpki_roots(default_provider()).map_err(cannot)?,
-        Some(file) => {
-            let key = "upstream.ca_file";
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(file).map_err(|error| failed(key, error))? {
-                roots.add(certificate).map_err(|error| failed(key, error.to_string()))?;
-            }
-            let tls = ClientConfig::builder_with_provider(default_provider().into());
-            let tls = tls.with_safe_default_protocol_versions().map_err(cannot)?;
-            builder.with_tls_config(tls.with_root_certificates(roots).with_no_client_auth())
-        }
-    };
-    let https = builder.https_or_http().enable_http1().wrap_connector(dial);
-    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https))
+    let key = "upstream.ca_file";
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file).map_err(|error| failed(key, error))? {
+        roots.add(certificate).map_err(|error| failed(key, error.to_string()))?;
+    }
+    Ok(tls.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// `user:password@` of a proxy's address.

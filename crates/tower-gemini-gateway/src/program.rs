@@ -1,6 +1,6 @@
 //! The `gemini-gateway` program over any arguments and outputs, so that a test can run it.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::reload::{self, FromFile, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::simulate::{self, Simulation};
 use crate::snapshot::Snapshot;
-use crate::{explain, log, pages, wire};
+use crate::{doctor, explain, log, pages, wire};
 
 /// Runs the program. `signals` are the operating system's.
 ///
@@ -68,6 +68,11 @@ pub async fn app(
                 Err(error) => refuse(&error),
             };
         }
+        Ok(Command::Doctor { config, args }) => {
+            let file = read_config(config.as_deref(), None);
+            let ask = std::io::stdin().is_terminal().then_some(read_line as doctor::ReadLine);
+            return doctor::run(&args, file, ask, output, errors).await;
+        }
         Ok(Command::Explain(args)) => {
             return explain::run(&args, &mut std::io::stdin().lock(), output, errors);
         }
@@ -113,6 +118,14 @@ pub async fn app(
 #[must_use]
 pub fn ends_in_order(args: &[String]) -> bool {
     cli::parse(args).is_ok_and(|command| command.ends_in_order())
+}
+
+/// A line from the terminal; empty at its end.
+fn read_line() -> String {
+    let mut line = String::new();
+    // An error is no consent either.
+    let _ = std::io::stdin().read_line(&mut line);
+    line
 }
 
 fn check(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), ConfigError> {

@@ -77,7 +77,8 @@ impl fmt::Debug for Upstream {
     }
 }
 
-fn read_key(
+/// Reads the gateway's own key for an upstream.
+pub(crate) fn read_key(
     upstream: &config::Upstream,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<HeaderValue, ConfigError> {

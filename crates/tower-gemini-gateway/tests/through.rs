@@ -236,9 +236,12 @@ async fn the_list_of_models_is_that_of_the_api_whose_client_asks() {
             .any(|model| model["id"] == "gemini-3-pro-image")
     );
     assert!(world.sim.ledger().requests().is_empty());
-    // Google's own is the upstream's to give; the simulator has none.
+    // Google's own is the upstream's to give.
     let google = world.send(ask("x-goog-api-key", KEY.to_owned())).await;
-    assert_eq!(google.status, 404, "{}", google.text());
+    assert_eq!(google.status, 200, "{}", google.text());
+    let listed = google.json()["models"].as_array().unwrap().clone();
+    assert!(listed.iter().any(|model| model["name"] == "models/gemini-3-pro-image"));
+    assert_eq!(world.sim.ledger().requests().len(), 1);
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ pub(crate) enum Verb {
     Generate,
     Count,
     Predict,
+    /// List the models.
+    List,
     /// Fetch what was stored.
     Fetch,
     /// End what is stored and goes on.

@@ -63,6 +63,11 @@ impl Route {
             ..Self::default()
         };
         match (method, before, last.split_once(':')) {
+            (&Method::GET, _, None) if last == "models" => {
+                let version = (*version).to_owned();
+                let method = "listModels".to_owned();
+                return Some(Self { verb: Verb::List, version, method, ..Self::default() });
+            }
             (&Method::GET, "interactions", None) => {
                 return Some(stored(Verb::Fetch, "getInteraction", last));
             }
@@ -615,6 +620,8 @@ mod tests {
             Route::parse(&Method::GET, &"/v1beta/models/m:generateContent".parse().unwrap())
                 .is_none()
         );
+        let list = Route::parse(&Method::GET, &"/v1beta/models?pageSize=9".parse().unwrap());
+        assert_eq!(list.map(|route| route.verb), Some(Verb::List));
     }
 
     fn asked(model: &str, body: &Value) -> Result<ImageRequest, ApiError> {

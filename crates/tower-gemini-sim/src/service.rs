@@ -28,7 +28,7 @@ use crate::interactions::Interactions;
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Record, Totals};
 use crate::lock;
-use crate::model::{Model, Size, known};
+use crate::model::{MODELS, Model, Size, known};
 use crate::outage::Asked;
 use crate::quota::{Limits, Weight};
 use crate::request::{Credentials, ImageRequest, Route, check, json, server_timeout};
@@ -280,6 +280,8 @@ enum Task {
     },
     /// Fetch or cancel an interaction.
     Stored,
+    /// List the models.
+    Listed,
     Make {
         model: &'static Model,
         asked: ImageRequest,
@@ -402,6 +404,10 @@ impl Inner {
                     obj! { "totalTokens": tokens, "promptTokensDetails": vec![details] }.pretty();
                 Ok(self.answered(guard, 200, (JSON, body), &Fault::None))
             }
+            Ok(Task::Listed) => {
+                self.ledger.edit(number, |record| record.outcome = "listed");
+                Ok(self.answered(guard, 200, (JSON, self.models()), &Fault::None))
+            }
             Ok(Task::Stored) => self.stored(guard, &caller, &fault).await,
             Ok(Task::Make { model, asked }) => {
                 let timeout = server_timeout(&parts.headers).unwrap_or(Duration::MAX);
@@ -467,7 +473,7 @@ impl Inner {
             self.authenticate(caller).map_err(|error| Refused { error, outcome: "credentials" })?;
             // Scripted 429s are somebody else's limit: they take no place in ours.
             let is_429 = scripted.as_ref().is_some_and(|error| error.http == 429);
-            if !matches!(verb, Verb::Count | Verb::Fetch | Verb::Cancel) && !is_429 {
+            if !matches!(verb, Verb::Count | Verb::Fetch | Verb::Cancel | Verb::List) && !is_429 {
                 let weight = checked.as_ref().map_or(Weight::default(), |(model, asked)| Weight {
                     images: if model.makes_images() { asked.count } else { 0 },
                     tokens: Usage::of_input(asked, model).input(),
@@ -484,9 +490,12 @@ impl Inner {
         if matches!(verb, Verb::Fetch | Verb::Cancel) {
             return Ok(Task::Stored);
         }
+        if verb == Verb::List {
+            return Ok(Task::Listed);
+        }
         let (model, asked) = checked.map_err(Refused::rejected)?;
         match verb {
-            Verb::Other | Verb::Fetch | Verb::Cancel => {
+            Verb::Other | Verb::Fetch | Verb::Cancel | Verb::List => {
                 Err(Refused::rejected(caller.error("unimplemented")))
             }
             Verb::Count => Ok(Task::Count { tokens: Usage::of_input(&asked, model).input() }),
@@ -528,6 +537,24 @@ impl Inner {
                 outcome: if is_daily { "quota_day" } else { "quota_minute" },
             }
         })
+    }
+
+    /// The models that answer, as the API lists them.
+    fn models(&self) -> Vec<Bytes> {
+        let retired = |model: &Model| {
+            let gone =
+                self.settings.retired.get(&model.id).is_some_and(|(at, _)| *at <= self.now());
+            gone || (model.retired.is_some() && !self.settings.revived.contains(&model.id))
+        };
+        let living = MODELS.iter().filter(|model| !retired(model));
+        let listed = living.map(|model| {
+            let makes = if model.predicts { "predict" } else { "generateContent" };
+            obj! {
+                "name": format!("models/{}", model.id),
+                "supportedGenerationMethods": vec![makes.into(), "countTokens".into()],
+            }
+        });
+        obj! { "models": listed.collect::<Vec<_>>() }.pretty()
     }
 
     fn living_model(&self, caller: &Caller) -> Result<&'static Model, ApiError> {

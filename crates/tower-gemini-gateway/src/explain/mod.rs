@@ -371,7 +371,7 @@ fn kind(outcome: Outcome) -> &'static str {
     }
 }
 
-fn billed(charge: Charge) -> &'static str {
+pub(crate) fn billed(charge: Charge) -> &'static str {
     match charge {
         Charge::None | Charge::Waived => "no",
         Charge::Charged => "yes",

@@ -149,6 +149,25 @@ fn text_of(name: &str) -> &'static CauseText {
     TEXTS.get(name).unwrap_or(&NONE)
 }
 
+/// Returns the cause of a single failure in a few words, as a diagnosis calls many of them.
+pub(crate) fn title(outcome: Outcome) -> &'static str {
+    let Some(cause) = Cause::from_outcome(outcome) else { return "success" };
+    let name = reason_name(&cause);
+    match LIMITS.iter().find(|(_, limited)| *limited == outcome) {
+        Some((limit, _)) => &text_of(&format!("{name}_{}", reason_name(limit))).title,
+        None => &text_of(&name).title,
+    }
+}
+
+/// The limits that 429s name, the most telling last.
+const LIMITS: [(LimitKind, Outcome); 5] = [
+    (LimitKind::Unnamed, Outcome::RateLimited),
+    (LimitKind::Spend, Outcome::SpendRateLimited),
+    (LimitKind::Zero, Outcome::QuotaZeroOrBilling),
+    (LimitKind::Day, Outcome::RateLimitedDay),
+    (LimitKind::Minute, Outcome::RateLimitedMinute),
+];
+
 /// Diagnoses a window.
 pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagnosis {
     let window = figures.window;
@@ -279,16 +298,10 @@ impl Blame {
 
     /// Returns the limit that most 429s were about.
     fn limit(&self) -> LimitKind {
-        [
-            (LimitKind::Unnamed, Outcome::RateLimited),
-            (LimitKind::Spend, Outcome::SpendRateLimited),
-            (LimitKind::Zero, Outcome::QuotaZeroOrBilling),
-            (LimitKind::Day, Outcome::RateLimitedDay),
-            (LimitKind::Minute, Outcome::RateLimitedMinute),
-        ]
-        .into_iter()
-        .max_by_key(|(_, outcome)| self.with(*outcome))
-        .map_or(LimitKind::Unnamed, |(kind, _)| kind)
+        LIMITS
+            .into_iter()
+            .max_by_key(|(_, outcome)| self.with(*outcome))
+            .map_or(LimitKind::Unnamed, |(kind, _)| kind)
     }
 
     /// Whether one failure of this kind is enough for a diagnosis.
@@ -505,6 +518,7 @@ mod tests {
         for outcome in Outcome::ALL.iter().filter(|outcome| !outcome.is_success()) {
             let diagnosis = failed(*outcome).diagnosed();
             assert!(!diagnosis.title.is_empty(), "{outcome}");
+            assert!(!title(*outcome).is_empty(), "{outcome}");
             let text = format!("{}{}", diagnosis.summary, diagnosis.advice.concat());
             assert!(!text.contains(['{', '}']), "{text}");
         }

@@ -50,6 +50,7 @@ use counts::{Counts, DAYS, FIVES, HOURS, History, Key, bucket};
 use diagnosis::{Figures, diagnose};
 
 pub use cause::Cause;
+pub(crate) use diagnosis::title;
 pub use diagnosis::{Diagnosis, Health, HealthTargets, LimitKind};
 pub use report::{Call, Diagnoses, Hour, Report, Targets};
 pub use window::{ModelWindow, Wait, Window};

@@ -1,0 +1,269 @@
+//! Single calls to an upstream, judged as the gateway judges its own: a free one that shows the
+//! key, and one image.
+
+use std::collections::BTreeSet;
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http_body_util::{BodyExt as _, Full};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tower::ServiceExt as _;
+use tower_gemini::call::{Call, ImageSize};
+use tower_gemini::catalog::{Catalog, Family, Model};
+use tower_gemini::cost::{Cost, expected, worst_case};
+use tower_gemini::scan::Usage;
+use tower_gemini::verdict::Verdict;
+use tower_gemini::{
+    AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, compose,
+};
+
+use super::network::innermost;
+use crate::config::{ConfigError, Upstream};
+use crate::{outbound, wire};
+
+/// How much of a response is kept: a list of all models is below 100 kB.
+const KEPT_BYTES: usize = 1024 * 1024;
+
+/// An upstream that is called.
+pub(super) struct Caller<'a> {
+    upstream: &'a Upstream,
+    base: Uri,
+    key: Option<HeaderValue>,
+    connect: Duration,
+}
+
+/// What came of a call.
+pub(super) struct Called {
+    pub(super) verdict: Verdict,
+    pub(super) usage: Option<Usage>,
+    /// How far this machine's clock is ahead of the upstream's, in seconds; negative where it is
+    /// behind. `None` without a Date header.
+    pub(super) ahead: Option<i64>,
+    /// Why there is no complete response.
+    pub(super) failure: Option<String>,
+    pub(super) took: Duration,
+    body: Vec<u8>,
+}
+
+impl<'a> Caller<'a> {
+    pub(super) fn new(upstream: &'a Upstream, key: Option<HeaderValue>, connect: Duration) -> Self {
+        Self { upstream, base: upstream.base_url(), key, connect }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.upstream.name
+    }
+
+    /// A call that is free and needs the key.
+    pub(super) fn free_call(&self) -> Option<Request<Full<Bytes>>> {
+        match self.upstream.kind.is_vertex() {
+            // Keys of express mode may count tokens; whether they may list models is not documented.
+            true => {
+                let model = &current_models().next()?.id;
+                let body = json!({ "contents": [{ "role": "user", "parts": [{ "text": "hi" }] }] });
+                self.request(Method::POST, &self.path(model, "countTokens"), body.to_string())
+            }
+            false => self.request(Method::GET, "/v1beta/models?pageSize=1000", String::new()),
+        }
+    }
+
+    /// Below the base, for the platform of the upstream.
+    fn path(&self, model: &str, verb: &str) -> String {
+        match (self.upstream.kind.is_vertex(), &self.upstream.project) {
+            (false, _) => format!("/v1beta/models/{model}:{verb}"),
+            (true, None) => format!("/v1/publishers/google/models/{model}:{verb}"),
+            (true, Some(project)) => format!(
+                "/v1/projects/{project}/locations/global/publishers/google/models/{model}:{verb}"
+            ),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str, body: String) -> Option<Request<Full<Bytes>>> {
+        let uri = wire::upstream_uri(&self.base, path)?;
+        let mut request = Request::new(Full::from(body));
+        (*request.method_mut(), *request.uri_mut()) = (method, uri);
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(key) = &self.key {
+            headers.insert("x-goog-api-key", key.clone());
+        }
+        Some(request)
+    }
+
+    /// Sends a request once. `within` is for the whole response.
+    ///
+    /// # Errors
+    ///
+    /// Where no client can be built by the configuration.
+    pub(super) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        within: Duration,
+    ) -> Result<Called, ConfigError> {
+        let host = self.base.host().unwrap_or_default();
+        let rules = self.upstream.charge_rules();
+        let layers = (
+            CollectRequestLayer::new(),
+            SingleAttemptLayer::new(),
+            AttemptTimeoutLayer::new().limit(within),
+            ClassifyGeminiErrorLayer::new().charge_rules(host, rules),
+        );
+        let stack = compose(layers, outbound::client(self.upstream, self.connect)?);
+        let started = Instant::now();
+        let response = match stack.oneshot(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                return Ok(Called {
+                    verdict: error.verdict().clone(),
+                    usage: None,
+                    ahead: None,
+                    failure: Some(reason(&error)),
+                    took: started.elapsed(),
+                    body: Vec::new(),
+                });
+            }
+        };
+        let (head, mut body) = response.into_parts();
+        let ahead = ahead(&head.headers);
+        let (mut kept, mut failed) = (Vec::new(), None);
+        while let Some(frame) = body.frame().await {
+            match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(data)) if kept.len() < KEPT_BYTES => kept.extend_from_slice(&data),
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        let verdict = failed.as_ref().map_or_else(|| body.verdict(), |error| error.verdict());
+        Ok(Called {
+            verdict: verdict.clone(),
+            usage: body.usage().cloned(),
+            ahead,
+            failure: failed.as_ref().map(|error| reason(error)),
+            took: started.elapsed(),
+            body: kept,
+        })
+    }
+}
+
+/// An error with the cause below all others.
+fn reason(error: &(dyn StdError + 'static)) -> String {
+    match (error.to_string(), innermost(error)) {
+        (text, cause) if text.contains(&cause) => text,
+        (text, cause) => format!("{text}: {cause}"),
+    }
+}
+
+/// Reads the Date header (RFC 9110, 6.6.1: whole seconds).
+fn ahead(headers: &HeaderMap) -> Option<i64> {
+    let date = DateTimeParser::new().parse_timestamp(headers.get(header::DATE)?).ok()?;
+    let now = i64::try_from(wire::now_unix()).ok()?;
+    Some(now.saturating_sub(date.as_second()))
+}
+
+impl Called {
+    /// The ids of the models that a list names; empty where it is none.
+    pub(super) fn models(&self) -> BTreeSet<String> {
+        let list: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let models = list["models"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let names = models.iter().filter_map(|model| model["name"].as_str());
+        names.map(|name| name.trim_start_matches("models/").to_owned()).collect()
+    }
+}
+
+/// The models that Google makes images with today.
+fn current_models() -> impl Iterator<Item = &'static Model> {
+    let now = i64::try_from(wire::now_unix()).ok().and_then(|now| Timestamp::from_second(now).ok());
+    let today = now.unwrap_or_default().to_zoned(TimeZone::UTC).date();
+    Catalog::builtin().models().filter(move |model| {
+        model.images
+            && model.vendor == "google"
+            && model.family != Family::Imagen
+            && !model.is_retired_on(today)
+    })
+}
+
+/// The image that shows whether images come.
+pub(super) struct Canary {
+    pub(super) model: &'static str,
+    pub(super) size: ImageSize,
+    pub(super) request: Request<Full<Bytes>>,
+    pub(super) call: Call,
+}
+
+impl Canary {
+    /// The cheapest image at 1K or below, of the models that are listed: where none of the list is
+    /// known, a relay may name them otherwise, and all count.
+    pub(super) fn cheapest(caller: &Caller<'_>, listed: &BTreeSet<String>) -> Option<Self> {
+        let is_listed = |model: &&Model| listed.contains(&model.id);
+        let any_listed = current_models().any(|model| is_listed(&model));
+        let models = current_models().filter(|model| !any_listed || is_listed(model));
+        let sizes = models.flat_map(|model| {
+            let small = model.sizes.iter().filter(|size| **size <= ImageSize::K1);
+            small.filter_map(move |size| Self::new(caller, model, *size))
+        });
+        sizes.min_by_key(|canary| canary.expected().at_most_microusd.unwrap_or(u64::MAX))
+    }
+
+    fn new(caller: &Caller<'_>, model: &'static Model, size: ImageSize) -> Option<Self> {
+        let mut config = json!({ "responseModalities": ["IMAGE"] });
+        if model.accepts_image_size {
+            config["imageConfig"] = json!({ "imageSize": size.as_str() });
+        }
+        let parts = json!([{ "text": "a red apple on a white background" }]);
+        let contents = json!([{ "role": "user", "parts": parts }]);
+        let body = json!({ "contents": contents, "generationConfig": config }).to_string();
+        let path = caller.path(&model.id, "generateContent");
+        let call_body = Some(body.as_bytes());
+        let uri = wire::upstream_uri(&caller.base, &path)?;
+        let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), call_body);
+        let request = caller.request(Method::POST, &path, body)?;
+        Some(Self { model: &model.id, size, request, call })
+    }
+
+    pub(super) fn expected(&self) -> Cost {
+        expected(Catalog::builtin(), &self.call)
+    }
+
+    pub(super) fn worst_case(&self) -> Cost {
+        worst_case(Catalog::builtin(), &self.call, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn canary(listed: &[&str]) -> String {
+        let config = Config::default();
+        let caller = Caller::new(&config.upstream[0], None, Duration::from_secs(1));
+        let listed = listed.iter().map(|id| (*id).to_owned()).collect();
+        let canary = Canary::cheapest(&caller, &listed).unwrap();
+        format!("{} {} {}", canary.model, canary.size, canary.expected())
+    }
+
+    #[test]
+    fn the_canary_is_the_cheapest_image_of_the_models_that_the_key_may_use() {
+        assert!(canary(&[]).starts_with("gemini-3.1-flash-lite-image 1K $0.03"), "{}", canary(&[]));
+        let pro = ["gemini-3-pro-image", "gemini-2.5-pro"];
+        assert!(canary(&pro).starts_with("gemini-3-pro-image 1K $0.14"), "{}", canary(&pro));
+        assert_eq!(canary(&["somebody-elses"]), canary(&[]));
+    }
+
+    #[test]
+    fn the_clock_is_compared_with_the_date_header_in_seconds() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(ahead(&headers), None);
+        headers.insert(header::DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
+        let drift = ahead(&headers).unwrap();
+        assert_eq!(drift, wire::now_unix() as i64 - 784_111_777);
+        headers.insert(header::DATE, HeaderValue::from_static("yesterday"));
+        assert_eq!(ahead(&headers), None);
+    }
+}
