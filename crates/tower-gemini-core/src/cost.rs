@@ -206,7 +206,13 @@ pub fn cost_on(
 /// ```
 #[must_use]
 pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
-    let bill = match Bill::new(platform_of(call), catalog, call) {
+    expected_on(platform_of(call), catalog, call)
+}
+
+/// Returns the same as [`expected`] by the price list of another platform.
+#[must_use]
+pub fn expected_on(platform: &Platform, catalog: &Catalog, call: &Call) -> Cost {
+    let bill = match Bill::new(platform, catalog, call) {
         Ok(bill) => bill.as_drawn(0),
         Err(cost) => return cost,
     };
@@ -216,11 +222,41 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
     let text = text.saturating_mul(if call.wants_image { images } else { 1 });
     let cost = image + bill.priced(call.input_tokens_estimate, text);
     let Some(microusd) = cost.at_most_microusd else { return Cost::UNKNOWN };
-    Cost::exactly(match call.tier {
+    Cost::exactly(tier_price(call.tier, microusd))
+}
+
+/// Returns the list price of a call's final images alone, as price lists state it: rounded, without
+/// thoughts and input. [`Cost::UNKNOWN`] where the platform has no price of that size.
+///
+/// ```
+/// use http::{HeaderMap, Method, Uri};
+/// use tower_gemini_core::{call::Call, catalog::{Catalog, Platform}, cost::list_price};
+///
+/// let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
+/// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
+/// let price = list_price(&Platform::GeminiApi, Catalog::builtin(), &call);
+/// assert_eq!(price.to_string(), "$0.1340");
+/// ```
+#[must_use]
+pub fn list_price(platform: &Platform, catalog: &Catalog, call: &Call) -> Cost {
+    let bill = match Bill::new(platform, catalog, call) {
+        Ok(bill) => bill.as_drawn(0),
+        Err(cost) => return cost,
+    };
+    let listed = bill.size.and_then(|size| bill.price.per_image_microusd.get(&size));
+    let images = u64::from(call.images.max(1));
+    listed.map_or(Cost::UNKNOWN, |one| {
+        Cost::exactly(tier_price(call.tier, one.saturating_mul(images)))
+    })
+}
+
+/// What a tier makes of a standard price; priority at most.
+fn tier_price(tier: ServiceTier, microusd: u64) -> u64 {
+    match tier {
         ServiceTier::Standard => microusd,
         ServiceTier::Flex => microusd / 2,
         ServiceTier::Priority => microusd.saturating_mul(2),
-    })
+    }
 }
 
 /// Returns what one attempt at a call can cost at most, whatever it ends in; the lower end is zero.
@@ -250,7 +286,18 @@ pub fn expected(catalog: &Catalog, call: &Call) -> Cost {
 /// ```
 #[must_use]
 pub fn worst_case(catalog: &Catalog, call: &Call, drafts: Option<u32>) -> Cost {
-    match Bill::new(platform_of(call), catalog, call) {
+    worst_case_on(platform_of(call), catalog, call, drafts)
+}
+
+/// Returns the same as [`worst_case`] by the price list of another platform.
+#[must_use]
+pub fn worst_case_on(
+    platform: &Platform,
+    catalog: &Catalog,
+    call: &Call,
+    drafts: Option<u32>,
+) -> Cost {
+    match Bill::new(platform, catalog, call) {
         Ok(bill) => {
             let known = bill.model.drafts_at_most;
             let bill = bill.as_drawn(if known == 0 { 0 } else { drafts.unwrap_or(known) });
@@ -549,6 +596,23 @@ mod tests {
             Some(&usage(10, 0, 5, 0)),
         );
         assert!(cost.contains(0) && cost.contains(240_000), "{cost}");
+    }
+
+    #[test]
+    fn a_list_price_is_what_the_list_says_in_the_tier_that_is_asked_for() {
+        let list = |model: &str, body: &str| {
+            list_price(&Platform::GeminiApi, Catalog::builtin(), &call(model, body))
+        };
+        assert_eq!(list("gemini-3-pro-image", IN_4K), Cost::exactly(240_000));
+        assert_eq!(list("gemini-2.5-flash-image", "{}"), Cost::exactly(39_000));
+        assert_eq!(list("gemini-3-pro-image", r#"{"serviceTier":"flex"}"#), Cost::exactly(67_000));
+        let dear = list("gemini-3-pro-image", r#"{"serviceTier":"priority"}"#);
+        assert_eq!(dear, Cost::exactly(268_000));
+        assert_eq!(list("gemini-99-image", "{}"), Cost::UNKNOWN);
+        // The catalogue has no price of a relay: it is the user's own.
+        let relay = Platform::other("relay");
+        let unpriced = list_price(&relay, Catalog::builtin(), &call("gemini-3-pro-image", "{}"));
+        assert_eq!(unpriced, Cost::UNKNOWN);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cost::CostArgs;
 use crate::doctor::DoctorArgs;
 use crate::door::manage::TokenCommand;
 use crate::explain::ExplainArgs;
@@ -47,6 +48,8 @@ enum SubCommand {
     /// Make and revoke the tokens of callers
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Count what a volume of images costs, by model, size, tier and platform
+    Cost(CostArgs),
     /// Check the configuration, the way to the upstreams, the clock and the key
     Doctor(DoctorArgs),
     /// Say what a response means, what it cost, and what to do
@@ -107,6 +110,7 @@ pub(crate) enum Command {
     PrintConfig,
     Explain(ExplainArgs),
     Doctor { config: Option<PathBuf>, args: DoctorArgs },
+    Cost(CostArgs),
 }
 
 impl Command {
@@ -130,6 +134,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
+        Some(SubCommand::Cost(args)) => Command::Cost(args),
         Some(SubCommand::Doctor(args)) => Command::Doctor { config: cli.config, args },
         Some(SubCommand::Explain(args)) => Command::Explain(args),
         Some(SubCommand::Serve(after)) => Command::Serve {

@@ -12,7 +12,7 @@
 //! | `state`, `state_guard` | open what outlives the process, and refuse paid work while it cannot be written |
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
-//! | [`explain`], `doctor` | say what a response means, and what is wrong with a setup |
+//! | [`explain`], `doctor`, `cost` | say what a response means, what is wrong with a setup, what a volume costs |
 //! | `pages`, [`status`], `log` | report the state of the gateway |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
@@ -21,6 +21,7 @@ mod auth;
 mod body_fault;
 mod cli;
 pub mod config;
+mod cost;
 mod doctor;
 mod door;
 pub mod explain;
@@ -59,6 +60,7 @@ mod state_guard;
 pub mod stats;
 pub mod status;
 mod tls;
+mod today;
 mod transform;
 mod upstream;
 mod wire;

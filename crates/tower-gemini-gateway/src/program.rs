@@ -15,7 +15,7 @@ use crate::reload::{self, FromFile, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::simulate::{self, Simulation};
 use crate::snapshot::Snapshot;
-use crate::{doctor, explain, log, pages, wire};
+use crate::{cost, doctor, explain, log, pages, wire};
 
 /// Runs the program. `signals` are the operating system's.
 ///
@@ -73,6 +73,7 @@ pub async fn app(
             let ask = std::io::stdin().is_terminal().then_some(read_line as doctor::ReadLine);
             return doctor::run(&args, file, ask, output, errors).await;
         }
+        Ok(Command::Cost(args)) => return cost::run(&args, output, errors),
         Ok(Command::Explain(args)) => {
             return explain::run(&args, &mut std::io::stdin().lock(), output, errors);
         }

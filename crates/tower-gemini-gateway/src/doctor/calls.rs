@@ -8,14 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full};
-use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
-use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower_gemini::call::{Call, ImageSize};
-use tower_gemini::catalog::{Catalog, Family, Model};
+use tower_gemini::catalog::{Catalog, Model};
 use tower_gemini::cost::{Cost, expected, worst_case};
 use tower_gemini::scan::Usage;
 use tower_gemini::verdict::Verdict;
@@ -25,6 +23,7 @@ use tower_gemini::{
 
 use super::network::innermost;
 use crate::config::{ConfigError, Upstream};
+use crate::today::current_models;
 use crate::{outbound, wire};
 
 /// How much of a response is kept: a list of all models is below 100 kB.
@@ -174,18 +173,6 @@ impl Called {
         let names = models.iter().filter_map(|model| model["name"].as_str());
         names.map(|name| name.trim_start_matches("models/").to_owned()).collect()
     }
-}
-
-/// The models that Google makes images with today.
-fn current_models() -> impl Iterator<Item = &'static Model> {
-    let now = i64::try_from(wire::now_unix()).ok().and_then(|now| Timestamp::from_second(now).ok());
-    let today = now.unwrap_or_default().to_zoned(TimeZone::UTC).date();
-    Catalog::builtin().models().filter(move |model| {
-        model.images
-            && model.vendor == "google"
-            && model.family != Family::Imagen
-            && !model.is_retired_on(today)
-    })
 }
 
 /// The image that shows whether images come.
