@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::cost::CostArgs;
 use crate::doctor::DoctorArgs;
@@ -52,6 +53,11 @@ enum SubCommand {
     Cost(CostArgs),
     /// Check the configuration, the way to the upstreams, the clock and the key
     Doctor(DoctorArgs),
+    /// Print the completions of a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: CompletionShell,
+    },
     /// Say what a response means, what it cost, and what to do
     Explain(ExplainArgs),
 }
@@ -100,6 +106,26 @@ pub(crate) enum SimWeather {
     Stormy,
 }
 
+/// A shell that has completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// The completions of a shell.
+pub(crate) fn completions(shell: CompletionShell) -> Vec<u8> {
+    let shell = match shell {
+        CompletionShell::Bash => Shell::Bash,
+        CompletionShell::Zsh => Shell::Zsh,
+        CompletionShell::Fish => Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "gemini-gateway", &mut script);
+    script
+}
+
 /// A parsed command line.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Command {
@@ -111,6 +137,7 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     Doctor { config: Option<PathBuf>, args: DoctorArgs },
     Cost(CostArgs),
+    Completions(CompletionShell),
 }
 
 impl Command {
@@ -134,6 +161,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
+        Some(SubCommand::Completions { shell }) => Command::Completions(shell),
         Some(SubCommand::Cost(args)) => Command::Cost(args),
         Some(SubCommand::Doctor(args)) => Command::Doctor { config: cli.config, args },
         Some(SubCommand::Explain(args)) => Command::Explain(args),
@@ -198,6 +226,22 @@ mod tests {
         }
         assert!(parsed("token new").unwrap_err().contains("<NAME>"));
         assert!(parsed("token").unwrap_err().contains("revoke"));
+    }
+
+    #[test]
+    fn completions_know_every_subcommand_and_its_options() {
+        for (name, shell) in [
+            ("bash", CompletionShell::Bash),
+            ("zsh", CompletionShell::Zsh),
+            ("fish", CompletionShell::Fish),
+        ] {
+            assert_eq!(parsed(&format!("completions {name}")), Ok(Command::Completions(shell)));
+            let script = String::from_utf8(completions(shell)).unwrap();
+            for word in ["serve", "doctor", "cost", "explain", "simulate", "upstream", "refusals"] {
+                assert!(script.contains(word), "{name}: {word}");
+            }
+        }
+        assert!(parsed("completions csh").unwrap_err().contains("bash, zsh, fish"));
     }
 
     #[test]

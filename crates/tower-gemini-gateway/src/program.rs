@@ -73,6 +73,10 @@ pub async fn app(
             let ask = std::io::stdin().is_terminal().then_some(read_line as doctor::ReadLine);
             return doctor::run(&args, file, ask, output, errors).await;
         }
+        Ok(Command::Completions(shell)) => {
+            print(&String::from_utf8_lossy(&cli::completions(shell)));
+            return DONE;
+        }
         Ok(Command::Cost(args)) => return cost::run(&args, output, errors),
         Ok(Command::Explain(args)) => {
             return explain::run(&args, &mut std::io::stdin().lock(), output, errors);
