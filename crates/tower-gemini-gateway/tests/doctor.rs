@@ -240,18 +240,39 @@ async fn a_private_ca_that_is_named_is_trusted() {
 #[tokio::test]
 async fn what_the_service_refuses_is_named_with_its_charge_and_the_key_that_cures_it() {
     let day = Fault::RateLimitDay { retry_after: std::time::Duration::from_secs(2) };
-    for (name, script, check, problem, charged, cure) in [
+    for (name, script, check, problem, cause, cure) in [
         (
             "key",
             vec![Fault::BadRequest(BadRequest::ApiKeyInvalid)],
             "key",
             "auth",
-            "no",
+            "key or region",
             "api_key_file",
         ),
-        ("region", vec![Fault::BadRequest(BadRequest::Location)], "key", "region", "no", "vertex"),
-        ("day", vec![Fault::None, day], "image", "rate_limit_day", "no", "[quota] rpd"),
-        ("busy", vec![Fault::None, Fault::Overloaded], "image", "overloaded", "no", "[fallback]"),
+        (
+            "region",
+            vec![Fault::BadRequest(BadRequest::Location)],
+            "key",
+            "region",
+            "key or region",
+            "vertex",
+        ),
+        (
+            "day",
+            vec![Fault::None, day],
+            "image",
+            "rate_limit_day",
+            "daily quota used up",
+            "[quota] rpd",
+        ),
+        (
+            "busy",
+            vec![Fault::None, Fault::Overloaded],
+            "image",
+            "overloaded",
+            "no capacity",
+            "[fallback]",
+        ),
     ] {
         let sim = Sim::quick(script);
         let (_server, base) = upstream(&sim).await;
@@ -259,7 +280,8 @@ async fn what_the_service_refuses_is_named_with_its_charge_and_the_key_that_cure
         let (code, found) = setup.json(&["--image", "--yes"]).await;
         let finding = found.check(check);
         assert_eq!((code, &finding["problem"]), (1, &problem.into()), "{finding}");
-        assert_eq!(finding["charged"], charged, "{finding}");
+        assert_eq!(finding["charged"], "no", "{finding}");
+        assert_eq!(finding["cause"], cause, "{finding}");
         assert!(finding["do"].to_string().contains(cure), "{finding}");
         assert!(!found.0.to_string().contains(KEY));
         assert_eq!(sim.totals().charged, 0);

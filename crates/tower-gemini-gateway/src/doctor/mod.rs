@@ -215,7 +215,7 @@ fn clock(ahead: Option<i64>) -> Finding {
 fn failed(check: &'static str, called: &Called) -> Finding {
     let (verdict, outcome) = (&called.verdict, called.verdict.outcome());
     let advice = explain::advice(verdict);
-    let mut what = format!("{}: {}", stats::title(outcome), advice.means);
+    let mut what = advice.means.clone();
     let says = called.failure.as_deref().or(verdict.message()).or(verdict.reason());
     if let Some(says) = says {
         what.push_str(&format!(" ({})", says.split_whitespace().collect::<Vec<_>>().join(" ")));
@@ -224,6 +224,7 @@ fn failed(check: &'static str, called: &Called) -> Finding {
     let said = remedy(verdict).map_or_else(|| advice.r#do.clone(), |it| it.instead.to_string());
     finding.remedies.push(said);
     finding.charged = Some(explain::billed(verdict.charge()));
+    finding.cause = Some(stats::title(outcome));
     finding.remedied(outcome.as_str())
 }
 
@@ -270,4 +271,43 @@ async fn image(
          now, its prompt or its settings are the cause, not key, tier or quota"
     );
     Finding { charged: Some(explain::billed(verdict.charge())), ..Finding::ok("image", what) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower_gemini_sim::{Sim, serve};
+
+    use super::*;
+
+    /// The output, and what was charged.
+    async fn asked(ask: Option<ReadLine>) -> (u8, String, usize) {
+        let sim = Sim::quick([]);
+        let server = serve(sim.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+        let key = std::env::temp_dir().join(format!("doctor-asks-{}", std::process::id()));
+        std::fs::write(&key, "name:a-token-or-a-key-0123456789abcdef").unwrap();
+        let text = format!(
+            "[[upstream]]\nname = \"up\"\nkind = \"relay\"\nbase_url = {:?}\napi_key_file = {key:?}\n\
+             [auth]\nmode = \"tokens\"\ntokens_file = {key:?}\n",
+            server.url()
+        );
+        let config = Config::parse(&text, "gateway.toml").unwrap();
+        let args = DoctorArgs { image: true, ..DoctorArgs::default() };
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        let code = run(&args, Ok(FromFile { config, text }), ask, &mut output, &mut errors).await;
+        output.extend(errors);
+        (code, String::from_utf8(output).unwrap(), sim.totals().charged)
+    }
+
+    #[tokio::test]
+    async fn an_image_is_paid_for_only_after_a_yes_to_its_price() {
+        let (code, said, charged) = asked(Some(|| "n\n".to_owned())).await;
+        assert_eq!((code, charged), (0, 0), "{said}");
+        assert!(said.contains("costs $0.03") && said.contains("not sent, as you said"), "{said}");
+        // The end of the input is no consent.
+        assert_eq!(asked(Some(String::new)).await.2, 0);
+        let (code, said, charged) = asked(Some(|| "y\n".to_owned())).await;
+        assert_eq!((code, charged), (0, 1), "{said}");
+        let (code, said, charged) = asked(None).await;
+        assert_eq!((code, charged), (2, 0), "{said}");
+    }
 }

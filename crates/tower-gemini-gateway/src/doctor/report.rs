@@ -25,6 +25,9 @@ pub(super) struct Finding {
     pub(super) upstream: Option<String>,
     pub(super) status: Status,
     pub(super) what: String,
+    /// What a call failed for in a few words, as the status page says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cause: Option<&'static str>,
     /// The entry of `remedies.toml`: the outcome of a call, or what is wrong with the network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<&'static str>,
@@ -36,8 +39,8 @@ pub(super) struct Finding {
 
 impl Finding {
     fn new(check: &'static str, status: Status, what: String) -> Self {
-        let (upstream, problem, charged, remedies) = (None, None, None, Vec::new());
-        Self { check, upstream, status, what, problem, charged, remedies }
+        let (upstream, cause, problem, charged) = (None, None, None, None);
+        Self { check, upstream, status, what, cause, problem, charged, remedies: Vec::new() }
     }
 
     pub(super) fn ok(check: &'static str, what: String) -> Self {
@@ -82,6 +85,9 @@ impl fmt::Display for Finding {
         write!(f, "{status:<9}{:<9}", self.check)?;
         if let Some(upstream) = &self.upstream {
             write!(f, "{upstream}: ")?;
+        }
+        if let Some(cause) = self.cause {
+            write!(f, "{cause}: ")?;
         }
         f.write_str(&self.what)?;
         for remedy in &self.remedies {
