@@ -120,7 +120,7 @@ async fn the_decision_flow_waits_where_that_helps_and_sends_once_what_costs_or_c
 async fn the_chain_of_three_models_makes_two_attempts_each_and_keeps_its_distance() {
     let sim = Sim::quick([const { Fault::Overloaded }; 2]);
     let started = Instant::now();
-    let gateway = gateway(&sim, "three-models", 10);
+    let gateway = gateway(&sim, "model-chain", 10);
     let answer = handle(gateway.clone(), started, asking(0, PRO, "1K")).await;
     assert_eq!(asked(&sim), [PRO, PRO, FLASH]);
     assert_eq!(answer.headers()["x-gemini-model"], FLASH);
@@ -129,4 +129,25 @@ async fn the_chain_of_three_models_makes_two_attempts_each_and_keeps_its_distanc
     let ledger = sim.ledger();
     let at: Vec<_> = ledger.requests().iter().map(|sent| sent.received_at).collect();
     assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(1)), "{at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_wait_is_made_when_the_peak_is_over_and_one_that_may_not_at_once() {
+    for (patience, waits) in [(None, false), (Some("1h"), false), (Some("3h"), true)] {
+        let (sim, started) = (Sim::quick([]), Instant::now());
+        let mut request = asking(0, FLASH, "1K");
+        if let Some(patience) = patience {
+            request.headers_mut().insert("x-gemini-deferrable-for", patience.parse().unwrap());
+        }
+        let answer = handle(gateway(&sim, "off-peak-and-peak", 12), started, request).await;
+        assert_eq!(answer.status(), 200);
+        let hours = Duration::from_secs(2 * 3600);
+        assert_eq!(started.elapsed() >= hours, waits, "{patience:?}: {:?}", started.elapsed());
+        assert_eq!(asked(&sim), [if waits { FLASH } else { PRO }]);
+    }
+    let mut request = asking(0, FLASH, "1K");
+    request.headers_mut().insert("x-gemini-deferrable-for", "later".parse().unwrap());
+    let sim = Sim::quick([]);
+    let answer = handle(gateway(&sim, "off-peak-and-peak", 12), Instant::now(), request).await;
+    assert_eq!((answer.status().as_u16(), sim.requests()), (400, 0));
 }

@@ -99,6 +99,9 @@ async fn forward(
     if let Some(resends) = maybe_charged_resends(&mut parts.headers)? {
         parts.extensions.insert(resends);
     }
+    if let Some(patience) = deferrable_for(&mut parts.headers)? {
+        parts.extensions.insert(patience);
+    }
     if let Some(id) = entry.caller_id() {
         parts.extensions.insert(id);
     }
@@ -175,6 +178,28 @@ fn maybe_charged_resends(
                 "{} is the number of resends that may be charged again: write 0 to \
                  {MOST_MAYBE_CHARGED_RESENDS}. Nothing was sent.",
                 wire::MAYBE_CHARGED_RESENDS
+            );
+            Err(Rejection::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", message))
+        }
+    }
+}
+
+/// What [`wire::DEFERRABLE_FOR`] says, in the extensions of a request.
+#[derive(Debug, Clone, Copy)]
+struct DeferrableFor(Duration);
+
+/// What a call that waited for quiet hours has left to be made in.
+const AFTER_WAITING: Duration = Duration::from_secs(30 * 60);
+
+/// Takes the header out: it is not for the upstream.
+fn deferrable_for(headers: &mut HeaderMap) -> Result<Option<DeferrableFor>, Rejection> {
+    let Some(value) = headers.remove(wire::DEFERRABLE_FOR) else { return Ok(None) };
+    match value.to_str().ok().and_then(|text| config::Span::parse(text.trim())) {
+        Some(patience) => Ok(Some(DeferrableFor(patience.0.min(Duration::from_secs(86_400))))),
+        None => {
+            let message = format!(
+                "{} is a duration such as \"30m\" or \"2h\". Nothing was sent.",
+                wire::DEFERRABLE_FOR
             );
             Err(Rejection::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", message))
         }
@@ -262,10 +287,17 @@ async fn send(
     }
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
     let retry = &gateway.config().retry;
-    if let Some(within) = shorter(
-        wire::stated_deadline(request.headers(), silent),
-        retry.deadline.map(|deadline| deadline.0),
-    ) {
+    let patience = request.extensions().get().map(|&DeferrableFor(patience)| patience);
+    let usual = retry.deadline.map(|deadline| deadline.0);
+    // With hours to wait for, the usual time begins after them.
+    let own = match patience {
+        Some(patience) => Some(patience + usual.unwrap_or(AFTER_WAITING)),
+        None => usual,
+    };
+    if let Some(patience) = patience {
+        options = options.deferrable_for(patience);
+    }
+    if let Some(within) = shorter(wire::stated_deadline(request.headers(), silent), own) {
         let waited =
             request.extensions().get().map_or(Duration::ZERO, |at: &Arrived| at.0.elapsed());
         options = options.deadline(within.saturating_sub(waited));

@@ -14,7 +14,7 @@ const BILLING_PARAMETERS: [&str; 2] = ["$userproject", "userproject"];
 /// What is passed on behind a key of the gateway's own: what describes the body, what the API reads
 /// besides the credential, and what the gateway itself reads. Everything else may name another
 /// project, another user or another route.
-const PASSED: [&str; 21] = [
+const PASSED: [&str; 22] = [
     "accept",
     "accept-encoding",
     "accept-language",
@@ -31,6 +31,7 @@ const PASSED: [&str; 21] = [
     "traceparent",
     "tracestate",
     "user-agent",
+    "x-gemini-deferrable-for",
     "x-gemini-maybe-charged-resends",
     "x-goog-api-client",
     "x-server-timeout",
