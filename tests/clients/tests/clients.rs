@@ -13,7 +13,7 @@ mod bed;
 
 use std::time::Duration;
 
-use bed::{Case, Run, each_client};
+use bed::{Case, Run, each_client, with_another_vendor};
 use tower_gemini::GeminiStack;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::model_fallback::Chain;
@@ -92,6 +92,17 @@ async fn when_a_model_is_down_another_makes_the_image() {
             assert_eq!(bill(run), (if client.retries { 3 } else { 1 }, 0, false));
             assert_eq!(run.saw.status, Some(503));
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_google_is_down_another_vendor_makes_the_image() {
+    let clients = ["google-genai", "google-genai stream", "openai chat", "openai images"];
+    let google = never_well(Fault::HighDemand);
+    with_another_vendor(&clients, google, |client, run| {
+        assert!(run.saw.ok && run.has_the_image, "{}: {run:?}", client.name);
+        assert_eq!(run.charges, (0, 1), "{}", client.name);
     })
     .await;
 }

@@ -455,3 +455,81 @@ pub(crate) async fn each_client(case: &Case, expected: impl Fn(&Client, &Run)) {
     println!("{table}");
     assert!(wrong.is_empty(), "{}:\n{}", case.name, wrong.join("\n"));
 }
+
+/// What a client's user saw where Google's models do not answer and another vendor's model stands
+/// at the end of the chain.
+#[derive(Debug)]
+pub(crate) struct LastResort {
+    pub(crate) saw: Outcome,
+    /// What Google charged, and what the vendor did.
+    pub(crate) charges: (usize, usize),
+    /// Whether the user has the vendor's image, byte for byte.
+    pub(crate) has_the_image: bool,
+}
+
+/// Calls of `clients` through a gateway whose last target is another vendor's; each by itself.
+pub(crate) async fn with_another_vendor(
+    clients: &[&str],
+    google: impl Fn() -> Sim,
+    expected: impl Fn(&Client, &LastResort),
+) {
+    if !installed() {
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("another-vendor-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.join(name), text).unwrap();
+        format!("{:?}", dir.join(name))
+    };
+    let (key, tokens) = (write("key", KEY), write("tokens", &format!("ann:{KEY}\n")));
+    let models = format!(
+        "{:?}",
+        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../examples/configs/other-vendor-models.toml")
+    );
+    let listen = ([127, 0, 0, 1], 0).into();
+    for client in Client::ALL.iter().filter(|client| clients.contains(&client.name)) {
+        let _turn = turn().await;
+        let (google, vendor) = (google(), Sim::quick([]));
+        let (googles, vendors) = (
+            serve(google.clone(), listen).await.unwrap(),
+            serve(vendor.clone(), listen).await.unwrap(),
+        );
+        let upstream = |name: &str, kind: &str, url: &str| {
+            format!(
+                "[[upstream]]\nname = {name:?}\nkind = {kind:?}\nbase_url = {url:?}\napi_key_file = {key}\n"
+            )
+        };
+        let target =
+            |model: &str, more: &str| format!("[[fallback.target]]\nmodel = {model:?}\n{more}");
+        let toml = [
+            "[server]\nlisten = \"127.0.0.1:0\"\n".to_owned(),
+            upstream("google", "relay", &googles.url()),
+            upstream("vendor", "openai", &format!("{}/v1", vendors.url())),
+            format!(
+                "[auth]\nmode = \"tokens\"\ntokens_file = {tokens}\n[catalog]\nfile = {models}\n"
+            ),
+            "[fallback]\nwait = false\n[retry]\nattempts = 2\n".to_owned(),
+            target("gemini-3-pro-image", ""),
+            target("their-image-1", "upstream = \"vendor\"\n"),
+        ]
+        .concat();
+        let gateway = tower_gemini_gateway::start(&toml).await.unwrap();
+        let (size, sends, stack) = (None, None, GeminiStack::new());
+        let job = Job { url: gateway.url(), key: KEY, call: client.name, size, sends, stack };
+        let saw = tokio::time::timeout(Duration::from_secs(60), client.call(job)).await;
+        let saw = saw.unwrap_or_else(|_| panic!("{} is still running", client.name));
+        gateway.shutdown().await;
+        let drawn = vendor.ledger().requests().iter().find_map(|one| vendor.image_for(one.number));
+        let run = LastResort {
+            charges: (google.totals().charged, vendor.totals().charged),
+            has_the_image: drawn.is_some()
+                && saw.chosen_sha256 == drawn.map(|image| sha256(&image)),
+            saw,
+        };
+        println!("{:<24} {:?} {}", client.name, run.charges, run.has_the_image);
+        expected(client, &run);
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
