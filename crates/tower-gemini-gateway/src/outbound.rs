@@ -86,9 +86,11 @@ pub(crate) struct ByAddress<C> {
     others: Arc<[Route<C>]>,
 }
 
-impl<C> ByAddress<C> {
-    pub(crate) fn new(own: C, others: Arc<[Route<C>]>) -> Self {
-        Self { own, others }
+impl<C: Clone> ByAddress<C> {
+    /// For calls that are addressed to `own`, which may be sent to any of `all`.
+    pub(crate) fn new(own: &Route<C>, all: &[Route<C>]) -> Self {
+        let others = all.iter().filter(|route| route.address != own.address);
+        Self { own: own.client.clone(), others: others.cloned().collect() }
     }
 }
 

@@ -135,6 +135,7 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     let circuits = layers.fallback.circuits().snapshot();
     status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
     status.spending = layers.spending.spent().iter().map(Spending::from).collect();
+    status.callers = gateway.door().callers();
     status.stored = layers.keep.as_ref().map(|keep| {
         let counts = keep.counts();
         Stored {

@@ -130,7 +130,7 @@ impl Snapshot {
         let clients = clients.map(|(address, images_api, client)| {
             Ok(outbound::Route { address, images_api, client: client? })
         });
-        let clients = clients.collect::<Result<Arc<[_]>, ConfigError>>()?;
+        let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
         let classify = upstreams
             .iter()
             .fold(ClassifyGeminiErrorLayer::new(), |layer, upstream| upstream.judge(layer))
@@ -146,7 +146,7 @@ impl Snapshot {
                 classify: classify.clone(),
                 responses: &config.responses,
             };
-            let client = outbound::ByAddress::new(own.client.clone(), clients.clone());
+            let client = outbound::ByAddress::new(own, &clients);
             let client = mask::cleaned(client, secrets.clone());
             let stacks = Arc::new(layers.stacks(route, &state, client));
             Some(Route { upstream: upstream.clone(), stacks })

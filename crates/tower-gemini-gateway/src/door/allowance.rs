@@ -18,8 +18,8 @@ use tower::Layer;
 use tower_gemini::body::{AttemptBody, JudgedBody};
 use tower_gemini::clock::Clock;
 use tower_gemini::error::Error;
-use tower_gemini::quota_guard::{self, QuotaGuardLayer, QuotaKey, RestReason};
-use tower_gemini::spending::{Caps, Period, ReserveBy};
+use tower_gemini::quota_guard::{self, QuotaGuardLayer, QuotaKey, QuotaUsage, RestReason};
+use tower_gemini::spending::{Caps, Period, ReserveBy, Spent};
 use tower_gemini::stage::AttemptService;
 use tower_gemini::{Spending, SpendingLayer};
 use tower_service::Service;
@@ -163,9 +163,20 @@ impl Allowance {
         Ok(place)
     }
 
-    #[cfg(test)]
-    pub(crate) fn spent(&self) -> Vec<tower_gemini::spending::Spent> {
+    /// What is spent, by period.
+    pub(crate) fn spent(&self) -> Vec<Spent> {
         self.spending.spent()
+    }
+
+    /// Requests in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// How many calls were made of those that are allowed; `None` where all are.
+    pub(crate) fn calls(&self) -> Option<QuotaUsage> {
+        let calls = self.counts().calls.clone();
+        calls.usage(&self.key)
     }
 
     fn caps_money(&self) -> bool {
@@ -206,13 +217,18 @@ impl Allowances {
         Self { by_name: Mutex::default(), clock, reserve_by, store }
     }
 
+    /// Those of every token that has called, by name.
+    pub(crate) fn all(&self) -> Vec<(String, Arc<Allowance>)> {
+        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> =
+            by_name.iter().map(|(name, allowance)| (name.clone(), allowance.clone())).collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
     /// Completes when what has ended is settled in the store.
     pub(crate) async fn all_settled(&self) {
-        let all: Vec<Arc<Allowance>> = {
-            let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-            by_name.values().cloned().collect()
-        };
-        for allowance in all {
+        for (_, allowance) in self.all() {
             allowance.spending.all_settled().await;
             let calls = allowance.counts().calls.clone();
             calls.flush().await;

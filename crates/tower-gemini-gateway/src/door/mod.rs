@@ -35,9 +35,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tower_gemini::clock::Clock;
+use tower_gemini::redact::redact;
 
-use self::allowance::Allowances;
 pub(crate) use self::allowance::TokenSpendingLayer;
+use self::allowance::{Allowance, Allowances};
 use self::audit::{AuditFile, Visit};
 use self::failures::Failures;
 pub(crate) use self::failures::describe as describe_metrics;
@@ -50,6 +51,7 @@ pub(crate) use self::tokens::hashed;
 use self::uploads::Uploads;
 use crate::config::{Config, ConfigError};
 use crate::state::Store;
+use crate::status::{self, QuotaLimit};
 
 /// The connection of a request, in its extensions. A gateway in somebody else's server has none.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +128,17 @@ impl Door {
     /// Reads what earlier processes remembered.
     pub(crate) async fn load(&self) {
         self.owned.load().await;
+    }
+
+    /// What each token has used of what it may, for the status pages.
+    pub(crate) fn callers(&self) -> Vec<status::Caller> {
+        let caller = |(name, allowance): (String, Arc<Allowance>)| status::Caller {
+            name: redact(&name).into_owned(),
+            requests_in_flight: allowance.in_flight(),
+            limits: allowance.calls().as_ref().map(QuotaLimit::all).unwrap_or_default(),
+            spending: allowance.spent().iter().map(status::Spending::from).collect(),
+        };
+        self.allowances.all().into_iter().map(caller).collect()
     }
 
     /// Completes when what tokens have used up and created is in the store.

@@ -532,3 +532,17 @@ async fn every_request_leaves_one_line_without_its_prompt_and_secrets() {
     }
     assert!(!text.contains("sentinel") && !text.contains("token-of") && !text.contains("AIza"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_status_shows_what_each_token_used_of_what_it_may() {
+    let dir = Dir::new();
+    let (gateway, _) = over(&dir.config("rpm = 5\nusd_per_day = 1.6", ""), 200, "{}");
+    assert!(gateway.door().callers().is_empty(), "nobody has called");
+    let path = "/v1beta/models/gemini-3-pro-image:generateContent";
+    ask(&gateway, ANN, "POST", path, "{}").await;
+    let callers = gateway.door().callers();
+    let [ann] = &callers[..] else { panic!("{callers:?}") };
+    assert_eq!((ann.name.as_str(), ann.limits[0].used, ann.limits[0].limit), ("ann", 1, 5));
+    let day = ann.spending.iter().find(|one| one.period == "day").unwrap();
+    assert_eq!(day.cap_microusd, Some(1_600_000));
+}

@@ -35,6 +35,7 @@ pub struct Status {
     pub quotas: Vec<Quota>,
     pub circuits: Vec<Circuit>,
     pub spending: Vec<Spending>,
+    pub callers: Vec<Caller>,
     pub stored: Option<Stored>,
 }
 
@@ -52,6 +53,7 @@ impl Status {
             quotas: Vec::new(),
             circuits: Vec::new(),
             spending: Vec::new(),
+            callers: Vec::new(),
             stored: None,
         }
     }
@@ -90,6 +92,16 @@ pub struct Quota {
     pub limits: Vec<QuotaLimit>,
 }
 
+/// What a caller with a token has used of what it may.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the module documents each field")]
+pub struct Caller {
+    pub name: String,
+    pub requests_in_flight: usize,
+    pub limits: Vec<QuotaLimit>,
+    pub spending: Vec<Spending>,
+}
+
 /// One limit of a quota.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[allow(missing_docs, reason = "the module documents each field")]
@@ -103,8 +115,20 @@ pub struct QuotaLimit {
 
 impl From<&QuotaUsage> for Quota {
     fn from(usage: &QuotaUsage) -> Self {
+        Self {
+            project: redact(usage.key.project.as_str()).into_owned(),
+            model: redact(usage.key.model.as_str()).into_owned(),
+            waiting_calls: usage.waiting,
+            limits: QuotaLimit::all(usage),
+        }
+    }
+}
+
+impl QuotaLimit {
+    /// Every limit that there is.
+    pub(crate) fn all(usage: &QuotaUsage) -> Vec<Self> {
         let limits = usage.entries.iter().filter_map(|entry| {
-            Some(QuotaLimit {
+            Some(Self {
                 dimension: entry.dimension.as_str(),
                 limit: entry.limit?,
                 used: entry.used,
@@ -112,12 +136,7 @@ impl From<&QuotaUsage> for Quota {
                 resets_in_seconds: entry.resets_in.as_secs(),
             })
         });
-        Self {
-            project: redact(usage.key.project.as_str()).into_owned(),
-            model: redact(usage.key.model.as_str()).into_owned(),
-            waiting_calls: usage.waiting,
-            limits: limits.collect(),
-        }
+        limits.collect()
     }
 }
 

@@ -40,6 +40,7 @@
 //! | `quotas` | [Quota](#quota) for each project and model |
 //! | `circuits` | [Circuit](#circuit) for each target that has failed |
 //! | `spending` | [Spending](#spending) for each period |
+//! | `callers` | [Caller](#caller) for each token that has called |
 //! | `stored` | [Stored](#stored), `null` if storing is off |
 //!
 //! ## Diagnosis
@@ -161,6 +162,15 @@
 //! | `cooldown_seconds` | until a call may probe it |
 //! | `consecutive` | failures in a row, or times in a row that it opened |
 //!
+//! ## Caller
+//!
+//! | field | value |
+//! | --- | --- |
+//! | `name` | of the token |
+//! | `requests_in_flight` | that have not ended |
+//! | `limits` | [Limit](#limit) for each of its `rpm` and `rpd` |
+//! | `spending` | [Spending](#spending) for each of its periods |
+//!
 //! ## Spending
 //!
 //! | field | value |
@@ -189,5 +199,5 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-pub use data::{Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
+pub use data::{Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
 pub use page::{csp, page};

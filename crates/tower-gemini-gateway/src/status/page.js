@@ -237,6 +237,14 @@
     ];
   };
 
+  const callers = (s) => {
+    if (s.callers.length === 0) return [note("Nobody has called with a token.")];
+    const uses = (of) => of.limits.map((limit) => number(limit.used) + " of " + number(limit.limit) + " " + limit.dimension)
+      .concat(of.spending.filter((one) => one.cap_microusd !== null).map((one) => cost(one.spent) + " of " + usd(one.cap_microusd) + " per " + one.period));
+    return [table("", ["Caller", "In flight", "Used"], s.callers.map((of) =>
+      h("tr", {}, h("th", { scope: "row" }, of.name), cell(number(of.requests_in_flight)), h("td", {}, uses(of).join("; ") || "no limits"))))];
+  };
+
   const stored = (s) => {
     if (!s.stored) return [note("Off: calls of disconnected clients are neither completed nor stored.")];
     const lines = [
@@ -263,7 +271,7 @@
     return s.recent_calls.length > 0 ? s.recent_calls.slice(0, CALLS_SHOWN).map(one) : [note("No call has ended yet.")];
   };
 
-  const SECTIONS = { head, diagnoses, tiles, chart, outcomes, quotas, load, targets, money, stored, calls };
+  const SECTIONS = { head, diagnoses, tiles, chart, outcomes, quotas, load, targets, money, callers, stored, calls };
 
   // -- updates
   const put = (id, children) => {

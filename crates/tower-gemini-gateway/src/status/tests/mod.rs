@@ -128,6 +128,7 @@ fn the_json_has_exactly_the_documented_fields() {
         ("Limit", "/quotas/0/limits/0"),
         ("Circuit", "/circuits/0"),
         ("Spending", "/spending/0"),
+        ("Caller", "/callers/0"),
         ("Load", "/load"),
         ("Stored", "/stored"),
     ] {

@@ -21,7 +21,7 @@ use tower_gemini::verdict::Outcome;
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_sim::{Fault, Latency, Refusal, Shape, Sim};
 
-use super::super::{Circuit, Load, Quota, Spending, Status, Stored};
+use super::super::{Caller, Circuit, Load, Quota, Spending, Status, Stored};
 use crate::stats::{HealthTargets, Stats};
 
 /// 2026-11-24T08:20:00Z, twenty minutes into the quota's day; the last call is before it ends.
@@ -127,6 +127,12 @@ pub(super) fn status() -> Status {
             cap_microusd: Some(120_000_000),
             images: status.report.last_day.images,
             rejected_attempts: 0,
+        }];
+        status.callers = vec![Caller {
+            name: "design-team".to_owned(),
+            requests_in_flight: 3,
+            limits: status.quotas.first().map(|quota| quota.limits.clone()).unwrap_or_default(),
+            spending: status.spending.clone(),
         }];
         status.load = Load {
             requests: 212,
