@@ -168,7 +168,7 @@ async fn a_wait_that_the_file_does_not_allow_is_refused_and_not_waited_out() {
 #[tokio::test(start_paused = true)]
 async fn a_resend_of_what_a_cap_refused_is_told_of_the_cap_again() {
     let sim = Sim::quick([]);
-    let gateway = gateway(&sim, "[spending]\nper_hour = 0.2\nmode = \"expected\"\n");
+    let gateway = gateway(&sim, "[spending]\ntotal = 0.2\nmode = \"expected\"\n");
     let started = Instant::now();
     assert_eq!(handle(gateway.clone(), started, request(0, 0)).await.status(), 200);
     for resend in 0..3 {
