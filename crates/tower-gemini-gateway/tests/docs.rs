@@ -99,6 +99,7 @@ const SPOKEN_OF_BY_NOBODY: [(&str, &str, &[&str]); 6] = [
             "store_prefix",
             "store_replicas",
             "store_bytes",
+            "store_restart_hold",
             "flush_within",
             "hosts",
             "accept_changes",
