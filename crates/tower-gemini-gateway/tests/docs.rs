@@ -67,6 +67,18 @@ fn every_block_of_toml_is_a_configuration_that_the_gateway_takes() {
     assert!(count > 10, "{count}");
 }
 
+#[test]
+fn every_workflow_that_the_guide_links_is_a_configuration_that_the_gateway_takes() {
+    for entry in fs::read_dir(root().join("examples/configs")).unwrap() {
+        let path = entry.unwrap().path();
+        let (text, name) = (fs::read_to_string(&path).unwrap(), path.display().to_string());
+        if name.ends_with("-models.toml") {
+            continue; // A file for [catalog].
+        }
+        Config::parse(&text, &name).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
 // Their Rust is compiled by the package of the whole stacks, which is not published.
 #[test]
 fn every_page_is_among_those_whose_rust_is_compiled() {
