@@ -1,5 +1,5 @@
-//! The pages of `docs/`, whose examples run as doc tests. They are here and not in a published crate,
-//! which is packaged without them.
+//! The pages of `docs/`, whose examples run as doc tests. They are here and not in a published
+//! crate, which is packaged without them.
 
 macro_rules! pages {
     ($($page:ident $file:literal),* $(,)?) => {

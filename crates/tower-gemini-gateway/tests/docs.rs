@@ -1,5 +1,5 @@
-//! Holds the pages that people read to the program: blocks of TOML are configurations that it takes,
-//! and the guide names every key.
+//! Holds the pages that people read to the program: blocks of TOML are configurations that it
+//! takes, and the guide names every key.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
 
@@ -149,7 +149,7 @@ fn is_excepted(section: &str, key: &str) -> bool {
     SPOKEN_OF_BY_NOBODY.iter().any(|(of, _, keys)| *of == section && keys.contains(&key))
 }
 
-/// The guide with what stands in backticks only: `section.key`, `[section] key` or either of several.
+/// Whether the guide has a key between backticks, as `section.key` or `[section] key`.
 fn is_named(guide: &str, section: &str, key: &str) -> bool {
     let dotted = format!("{section}.{key}");
     let of_section = [format!("[{section}]"), format!("[[{section}]]"), format!("[{section}.")];
