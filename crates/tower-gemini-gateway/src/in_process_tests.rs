@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -168,7 +168,12 @@ async fn a_wait_that_the_file_does_not_allow_is_refused_and_not_waited_out() {
 #[tokio::test(start_paused = true)]
 async fn a_resend_of_what_a_cap_refused_is_told_of_the_cap_again() {
     let sim = Sim::quick([]);
-    let gateway = gateway(&sim, "[spending]\ntotal = 0.2\nmode = \"expected\"\n");
+    let toml = "[spending]\nper_hour = 0.2\nmode = \"expected\"\n";
+    let config = Config::parse(toml, "gateway.toml").unwrap();
+    // 2026-11-10 12:00, at the beginning of an hour.
+    let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_794_312_000);
+    let clock = RuntimeClock::starting_at(noon);
+    let gateway = Arc::new(Snapshot::over(sim.service(), clock, &config, None).unwrap());
     let started = Instant::now();
     assert_eq!(handle(gateway.clone(), started, request(0, 0)).await.status(), 200);
     for resend in 0..3 {
