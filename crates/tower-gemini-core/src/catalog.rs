@@ -470,6 +470,28 @@ impl Catalog {
         None
     }
 
+    /// Returns the model to ask where nobody names one: the newest of Google's quick line that
+    /// answers on that day.
+    ///
+    /// ```
+    /// use tower_gemini_core::catalog::{Catalog, date};
+    ///
+    /// let on = |day| Catalog::builtin().default_on(day).unwrap().id.as_str();
+    /// assert_eq!(on(date(2026, 9, 1)), "gemini-3.1-flash-image");
+    /// assert_eq!(on(date(2026, 11, 30)), "gemini-nano-banana-2.1");
+    /// ```
+    #[must_use]
+    pub fn default_on(&self, day: Date) -> Option<&Model> {
+        let answers = |model: &&Model| {
+            model.images
+                && model.vendor == "google"
+                && model.family == Family::Flash
+                && !model.is_retired_on(day)
+                && model.released.is_some_and(|released| released <= day)
+        };
+        self.models.iter().filter(answers).max_by_key(|model| model.released)
+    }
+
     /// Returns the models that no longer answer on that day and have no successor that does: a
     /// fallback to one is a 404.
     #[must_use]

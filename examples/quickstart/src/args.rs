@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Parser;
 use clap::builder::NonEmptyStringValueParser;
 use http::Uri;
+use tower_gemini::calendar::PacificDay;
 use tower_gemini::call::ImageSize;
+use tower_gemini::catalog::Catalog;
+use tower_gemini::clock::{Clock, SystemClock};
 
 const ABOUT: &str = "\
 Draws pictures through bad weather, and says what they cost.
@@ -49,7 +52,7 @@ pub(crate) struct Options {
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) prompt: String,
     /// Who draws
-    #[arg(long, value_name = "ID", default_value = "gemini-3.1-flash-image", requires = "real",
+    #[arg(long, value_name = "ID", default_value_t = newest(), requires = "real",
         value_parser = model)]
     pub(crate) model: String,
     /// How large
@@ -67,6 +70,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL", default_value = "https://generativelanguage.googleapis.com",
         requires = "real", value_parser = endpoint)]
     pub(crate) endpoint: String,
+}
+
+/// The newest quick model of today.
+fn newest() -> String {
+    let today = PacificDay::at(SystemClock.now()).to_string().parse().unwrap_or_default();
+    let newest = Catalog::builtin().default_on(today);
+    newest.map_or("gemini-3.1-flash-image", |model| model.id.as_str()).to_owned()
 }
 
 fn model(value: &str) -> Result<String, String> {

@@ -322,7 +322,8 @@ fn without_a_key_or_consent_nothing_is_sent_to_google() {
 
     let nobody = run(&["--real"], &dir.0, None);
     assert!(nobody.code == 2 && nobody.errors.contains("--yes agrees"), "{}", nobody.errors);
-    let no = run(&["--real", "--count", "2"], &dir.0, Some("n\n"));
+    let two = ["--real", "--model", "gemini-3.1-flash-image", "--count", "2"];
+    let no = run(&two, &dir.0, Some("n\n"));
     assert!(
         no.code == 1
             && no.output.contains(
