@@ -165,8 +165,10 @@ fn nothing_is_sent_that_cannot_be_recorded() {
         let (sim, journal) = (scenario.sim(), MemoryJournal::new());
         let service = stack(&scenario, &sim, &layer(&journal));
         journal.set_failing(true);
-        let error = whole(service.clone(), request(&scenario, &Trail::new())).await.unwrap_err();
+        let trail = Trail::new();
+        let error = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
         assert!(error.is_not_recorded(), "{error}");
+        assert_eq!(trail.attempts().len(), 0, "none that could count as a failed connection");
         assert_eq!(
             error.to_string(),
             "not sent: what is paid for is recorded first, and the journal cannot be written; make \
