@@ -38,16 +38,16 @@ fn response(bytes: usize) -> JournalResponse {
 /// What every journal must do, seen from the process that wrote it and from another.
 async fn keeps_the_rules(own: Arc<dyn Journal>, other: Arc<dyn Journal>) {
     let write = |call, change| own.write(call, change);
-    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Nothing));
+    assert!(matches!(own.claim(KEY, false).await.unwrap(), Claim::Nothing));
     assert!(!write(1, JournalChange::Forget).await.unwrap(), "no such record");
 
     // A call in flight is seen, and not taken over.
     assert!(write(1, begin(1)).await.unwrap());
-    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Nothing), "its own");
-    let seen = other.claim(KEY).await.unwrap();
+    assert!(matches!(own.claim(KEY, false).await.unwrap(), Claim::Nothing), "its own");
+    let seen = other.claim(KEY, false).await.unwrap();
     assert!(matches!(seen, Claim::InFlight { detached: false, .. }), "{seen:?}");
     assert!(write(1, JournalChange::Detached(true)).await.unwrap());
-    let seen = other.claim(KEY).await.unwrap();
+    let seen = other.claim(KEY, false).await.unwrap();
     assert!(matches!(seen, Claim::InFlight { detached: true, .. }), "{seen:?}");
     assert!(!other.write(1, JournalChange::Forget).await.unwrap(), "another's");
 
@@ -55,14 +55,17 @@ async fn keeps_the_rules(own: Arc<dyn Journal>, other: Arc<dyn Journal>) {
     assert!(write(1, stored(1_000, false)).await.unwrap());
     let own_copy = own.read(1).await.unwrap().unwrap();
     assert_eq!((own_copy.head.as_str(), own_copy.bytes()), ("the head", 1_000));
-    let Claim::Call(record, Some(copy)) = other.claim(KEY).await.unwrap() else { panic!() };
+    let Claim::Call(record, Some(copy)) = other.claim(KEY, false).await.unwrap() else { panic!() };
     assert_eq!((record.call, copy.bytes()), (1, 1_000));
-    assert!(!write(1, JournalChange::Taken(true)).await.unwrap(), "given to another");
-    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::InFlight { .. }), "it is taken");
-    assert!(other.write(1, JournalChange::Taken(false)).await.unwrap());
-    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Call(_, Some(_))), "and put back");
+    assert!(!write(1, JournalChange::Taken(true, KEEP)).await.unwrap(), "given to another");
+    assert!(matches!(own.claim(KEY, false).await.unwrap(), Claim::InFlight { .. }), "it is taken");
+    assert!(other.write(1, JournalChange::Taken(false, KEEP)).await.unwrap());
+    assert!(
+        matches!(own.claim(KEY, false).await.unwrap(), Claim::Call(_, Some(_))),
+        "and put back"
+    );
     assert!(write(1, JournalChange::Forget).await.unwrap());
-    assert!(matches!(other.claim(KEY).await.unwrap(), Claim::Nothing));
+    assert!(matches!(other.claim(KEY, false).await.unwrap(), Claim::Nothing));
 
     // Whatever else is in flight with it, one whose client is gone is waited for.
     for call in [5, 6, 7] {
@@ -70,16 +73,18 @@ async fn keeps_the_rules(own: Arc<dyn Journal>, other: Arc<dyn Journal>) {
     }
     assert!(write(5, JournalChange::Detached(true)).await.unwrap());
     assert!(write(7, JournalChange::Lost(KEEP)).await.unwrap());
-    let seen = other.claim(KEY).await.unwrap();
+    let seen = other.claim(KEY, false).await.unwrap();
     assert!(matches!(seen, Claim::InFlight { detached: true, .. }), "{seen:?}");
     for call in [5, 6, 7] {
         assert!(write(call, JournalChange::Forget).await.unwrap());
     }
 
+    keeps_what_was_delivered_for_a_marked_resend(&*own, &*other).await;
+
     // A loss is told wherever the client asks.
     assert!(write(2, begin(2)).await.unwrap());
     assert!(write(2, JournalChange::Lost(KEEP)).await.unwrap());
-    let Claim::Call(record, None) = other.claim(KEY).await.unwrap() else { panic!() };
+    let Claim::Call(record, None) = other.claim(KEY, false).await.unwrap() else { panic!() };
     assert_eq!((record.call, &record.state), (2, &JournalState::Lost));
     assert!(other.write(2, JournalChange::Forget).await.unwrap());
 
@@ -93,11 +98,69 @@ async fn keeps_the_rules(own: Arc<dyn Journal>, other: Arc<dyn Journal>) {
     assert!(!other.write(4, keyed(4)).await.unwrap(), "the key is taken");
     assert!(write(3, stored(1_000, false)).await.unwrap());
     for journal in [&other, &own, &other] {
-        let claim = journal.claim(KEY).await.unwrap();
+        let claim = journal.claim(KEY, false).await.unwrap();
         assert!(matches!(&claim, Claim::Call(record, Some(_)) if record.call == 3), "{claim:?}");
     }
     assert!(other.write(3, JournalChange::Forget).await.unwrap());
-    assert!(matches!(own.claim(KEY).await.unwrap(), Claim::Nothing));
+    assert!(matches!(own.claim(KEY, false).await.unwrap(), Claim::Nothing));
+}
+
+/// A response that a client has is for a marked resend, for a while, and no loss for anybody else.
+async fn keeps_what_was_delivered_for_a_marked_resend(own: &dyn Journal, other: &dyn Journal) {
+    let deliver = async |journal: &dyn Journal, keep_for| {
+        assert!(journal.write(8, JournalChange::Delivered(keep_for)).await.unwrap());
+    };
+    let given = |claim: Claim| match claim {
+        Claim::Call(record, response) => {
+            assert!(matches!(record.state, JournalState::Delivered { .. }), "{record:?}");
+            response.map(|response| (response.head.clone(), response.bytes()))
+        }
+        claim => panic!("{claim:?}"),
+    };
+    let whole = Some(("the head".to_owned(), 1_000));
+    assert!(own.write(8, begin(8)).await.unwrap());
+    assert!(own.write(8, stored(1_000, true)).await.unwrap());
+    deliver(own, KEEP).await;
+    assert!(matches!(other.claim(KEY, false).await.unwrap(), Claim::Nothing), "not marked");
+    assert!(matches!(own.claim(KEY, true).await.unwrap(), Claim::Nothing), "its own");
+    assert_eq!(own.read(8).await.unwrap().unwrap().bytes(), 1_000);
+
+    // What waits, is being made for nobody, or is lost comes first.
+    assert!(own.write(5, begin(5)).await.unwrap());
+    assert!(own.write(5, JournalChange::Detached(true)).await.unwrap());
+    let seen = other.claim(KEY, true).await.unwrap();
+    assert!(matches!(seen, Claim::InFlight { detached: true, .. }), "{seen:?}");
+    assert!(own.write(5, JournalChange::Lost(KEEP)).await.unwrap());
+    let claim = other.claim(KEY, true).await.unwrap();
+    assert!(matches!(&claim, Claim::Call(record, None) if record.call == 5), "{claim:?}");
+    assert!(other.write(5, JournalChange::Forget).await.unwrap());
+
+    // It belongs to whoever gives it away, and may be delivered again, by that one or another.
+    assert_eq!(given(other.claim(KEY, true).await.unwrap()), whole);
+    assert!(!own.write(8, JournalChange::Taken(true, KEEP)).await.unwrap(), "given to another");
+    assert!(other.write(8, JournalChange::Taken(true, KEEP)).await.unwrap());
+    assert!(matches!(own.claim(KEY, true).await.unwrap(), Claim::InFlight { .. }), "it is taken");
+    deliver(other, KEEP).await;
+    assert_eq!(given(own.claim(KEY, true).await.unwrap()), whole);
+
+    // One that its client did not receive waits as long as any.
+    let moment = Duration::from_millis(300);
+    deliver(own, moment).await;
+    assert!(own.write(8, JournalChange::Taken(true, KEEP)).await.unwrap());
+    assert!(own.write(8, JournalChange::Taken(false, KEEP)).await.unwrap());
+    tokio::time::sleep(2 * moment).await;
+    let claim = other.claim(KEY, false).await.unwrap();
+    assert!(matches!(&claim, Claim::Call(_, Some(copy)) if copy.bytes() == 1_000), "{claim:?}");
+    deliver(other, moment).await;
+    tokio::time::sleep(2 * moment).await;
+    assert!(matches!(own.claim(KEY, true).await.unwrap(), Claim::Nothing), "its time is over");
+    let _ = other.write(8, JournalChange::Forget).await.unwrap();
+
+    // Of one that the store never had, a marked resend is told.
+    assert!(own.write(9, begin(9)).await.unwrap());
+    assert!(own.write(9, JournalChange::Delivered(KEEP)).await.unwrap());
+    assert_eq!(given(other.claim(KEY, true).await.unwrap()), None);
+    assert!(other.write(9, JournalChange::Forget).await.unwrap());
 }
 
 #[tokio::test]
@@ -128,13 +191,38 @@ async fn responses_on_redis_stay_within_their_bytes_and_the_oldest_makes_room() 
     }
     let mut found = Vec::new();
     for call in 1..=4 {
-        let Claim::Call(_, response) = other.claim([call; 32]).await.unwrap() else { panic!() };
+        let Claim::Call(_, response) = other.claim([call; 32], false).await.unwrap() else {
+            panic!()
+        };
         found.push(response.is_some());
     }
     assert_eq!(found, [false, false, true, true], "what made room is lost, and said to be");
     assert!(own.write(5, begin(5)).await.unwrap());
     let error = own.write(5, stored(20_000, false)).await.unwrap_err().to_string();
     assert!(error.contains("larger than"), "{error}");
+}
+
+// What a client has makes room without being called a loss, and before what still waits.
+#[tokio::test]
+async fn a_delivered_response_that_makes_room_on_redis_is_lost_to_its_marked_resend_alone() {
+    let Some(server) = Server::start() else { return };
+    let store = || RedisStore::open(&server.url()).unwrap().max_response_bytes(10_000);
+    let (own, other) = (store(), store());
+    for call in 1..=3 {
+        let record = record_of(call, [call as u8; 32]);
+        assert!(own.write(call, JournalChange::Begin(Box::new(record))).await.unwrap());
+        assert!(own.write(call, stored(4_000, call == 2)).await.unwrap());
+        if call == 2 {
+            assert!(own.write(2, JournalChange::Delivered(KEEP / 20)).await.unwrap());
+        }
+    }
+    for waiting in [1, 3] {
+        let claim = other.claim([waiting; 32], false).await.unwrap();
+        assert!(matches!(claim, Claim::Call(_, Some(_))), "{claim:?}");
+    }
+    assert!(matches!(other.claim([2; 32], false).await.unwrap(), Claim::Nothing));
+    let Claim::Call(record, None) = other.claim([2; 32], true).await.unwrap() else { panic!() };
+    assert_eq!(record.state, JournalState::Delivered { head: Some("the head".into()) });
 }
 
 // A process that is killed is not heard of any more: what it had in flight is lost, and what it had
@@ -145,7 +233,7 @@ async fn what_a_killed_process_left_on_redis_is_taken_over() {
     let mut child = child("redis", Some(&server.url()), Path::new(""));
     await_line(&mut child, "ready");
     let other = RedisStore::open(&server.url()).unwrap();
-    let claim = other.claim(KEY).await.unwrap();
+    let claim = other.claim(KEY, false).await.unwrap();
     assert!(matches!(claim, Claim::InFlight { .. }), "{claim:?}");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -177,11 +265,44 @@ async fn what_a_killed_process_left_in_its_file_is_taken_over() {
     std::fs::remove_file(path).unwrap();
 }
 
+#[tokio::test]
+async fn what_was_delivered_is_in_the_file_for_a_marked_resend_and_goes_when_its_time_is_over() {
+    let name = format!("tower-gemini-delivered-{}.redb", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let is_marked = [(false, KEEP), (true, KEEP), (true, Duration::from_millis(1))];
+    for (round, (is_resend, keep_for)) in is_marked.into_iter().enumerate() {
+        let store = RedbStore::open(&path).unwrap();
+        let call = round as u128;
+        for change in [begin(call), stored(1_000, true), JournalChange::Delivered(keep_for)] {
+            assert!(store.write(call, change).await.unwrap());
+        }
+        drop(store);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let next = RedbStore::open(&path).unwrap();
+        let claim = next.claim(KEY, is_resend).await.unwrap();
+        match claim {
+            Claim::Call(record, Some(copy)) => {
+                assert!(round == 1 && copy.bytes() == 1_000, "{record:?}")
+            }
+            claim => assert!(round != 1 && matches!(claim, Claim::Nothing), "{claim:?}"),
+        }
+        if round == 0 {
+            assert!(matches!(next.claim(KEY, true).await.unwrap(), Claim::Call(_, Some(_))));
+        }
+        let _ = next.write(call, JournalChange::Forget).await.unwrap();
+        drop(next);
+    }
+    let left = std::fs::read_dir(path.with_extension("responses")).unwrap().count();
+    assert_eq!(left, 0);
+    std::fs::remove_dir_all(path.with_extension("responses")).unwrap();
+    std::fs::remove_file(path).unwrap();
+}
+
 /// Takes over the two calls of the killed process: a response first, then the loss.
 async fn taken_over(journal: &dyn Journal) {
     let mut found = Vec::new();
     for _ in 0..200 {
-        match journal.claim(KEY).await.unwrap() {
+        match journal.claim(KEY, false).await.unwrap() {
             Claim::Call(record, response) => {
                 found.push((record.call, response.map(|response| response.bytes())));
             }

@@ -106,6 +106,10 @@ mod tests {
         let (status, why) = ask(&gateway, Request::get("/readyz"), "").await;
         assert_eq!((status, why.as_str()), (503, "the disk is full\n"));
         assert_eq!(ask(&gateway, Request::get("/livez"), "").await.0, 200);
+        let (_, status) = ask(&gateway, Request::get("/status.json"), "").await;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(status["diagnosis"]["hour"]["cause"], "not_recorded", "{status}");
+        assert_eq!(status["last_hour"]["attempts"], 0, "none was made, and none failed");
         // What costs nothing passes.
         let (status, answer) =
             ask(&gateway, Request::get("/v1beta/models/gemini-3-pro-image"), "").await;

@@ -167,6 +167,36 @@ async fn another_gateway_on_the_same_redis_takes_over_what_a_killed_one_left() {
     futures::future::join_all(cases.enumerate().map(case)).await;
 }
 
+// The socket took it, and its client never read it: only the process that had delivered it knew.
+#[tokio::test]
+async fn a_response_that_its_client_never_read_is_there_for_a_marked_resend_after_the_kill() {
+    let redis_dir = Scratch::new("unread-redis");
+    let redis = Redis::start(&redis_dir).await;
+    let case = async |name: &str, server: String, dir: &Scratch| {
+        let sim = Sim::builder().latency(Latency::fixed(DRAWING)).tiny_images(true).build();
+        let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mark = |sends: usize| format!("{}x-stainless-retry-count: {sends}\r\n", headers(None));
+        let gateway = start(dir, &server, &upstream.url());
+        let unread = gateway.send(PRO, &mark(0), "a red apple").await;
+        unread.peek(&mut [0]).await.unwrap();
+        sleep(DRAWING / 3).await;
+        gateway.kill();
+        drop(unread);
+        let next = start(dir, &server, &upstream.url());
+        for sends in [1, 2] {
+            let (status, text) = next.ask(PRO, &mark(sends), "a red apple").await;
+            assert_eq!((status, sim.ledger().charges(TAG)), (200, 1), "{name} {sends}: {text}");
+        }
+        let (status, _) = next.ask(PRO, &mark(0), "a red apple").await;
+        assert_eq!((status, sim.ledger().charges(TAG)), (200, 2), "{name}: a call of its own");
+    };
+    let dir = Scratch::new("unread");
+    case("redb", format!("state_dir = {:?}", dir.0.join("state")), &dir).await;
+    if let Some(redis) = redis {
+        case("redis", format!("store = {:?}", redis.url()), &dir).await;
+    }
+}
+
 // Files were written only after the whole grace: ten were charged for five images.
 #[tokio::test]
 async fn a_sigterm_followed_by_a_sigkill_loses_nothing_that_was_stored() {

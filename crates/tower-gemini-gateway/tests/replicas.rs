@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use common::{Gateway, Redis, Scratch, until};
 use futures::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tower_gemini_sim::{Latency, LedgerSnapshot, Sim, serve};
 
 /// A drawing takes this long.
@@ -47,12 +47,21 @@ enum Manner {
     Impatient,
     /// States a deadline that is shorter than the drawing, and asks the other gateway then.
     StatesDeadline,
+    /// Hangs up when its response is in the buffers of its socket, without reading it, and asks the
+    /// other gateway with the mark of openai's clients.
+    NeverReads,
     /// Asks both gateways at once with one `Idempotency-Key`, and once more later.
     Keyed,
 }
 
-const MANNERS: [Manner; 5] =
-    [Manner::Patient, Manner::HangsUp, Manner::Impatient, Manner::StatesDeadline, Manner::Keyed];
+const MANNERS: [Manner; 6] = [
+    Manner::Patient,
+    Manner::HangsUp,
+    Manner::Impatient,
+    Manner::StatesDeadline,
+    Manner::NeverReads,
+    Manner::Keyed,
+];
 
 /// What the last request of a call, or each one with a key, came to.
 #[derive(Debug)]
@@ -84,8 +93,10 @@ impl RoundRobin {
     /// One call of one client.
     async fn call(&self, model: &str, n: usize) -> Outcome {
         let (tag, manner) = (format!("{model}-{n}"), MANNERS[n % MANNERS.len()]);
-        let headers =
-            format!("x-goog-api-key: caller-{}\r\nx-sim-call: {tag}\r\n", n / 5 % CALLERS);
+        let headers = format!(
+            "x-goog-api-key: caller-{}\r\nx-sim-call: {tag}\r\n",
+            n / MANNERS.len() % CALLERS
+        );
         let with = |more: &str| format!("{headers}{more}\r\n");
         // While its image is drawn, unless a response comes first.
         let hang_up = async |gateway: &Gateway, headers: &str| -> Option<Response> {
@@ -126,6 +137,15 @@ impl RoundRobin {
                 let stated = with("x-server-timeout: 1");
                 let first = one.ask(model, &stated, &tag).await;
                 vec![first, other.ask(model, &headers, &tag).await]
+            }
+            Manner::NeverReads => {
+                let mark = |sends: usize| with(&format!("x-stainless-retry-count: {sends}"));
+                let stream = one.send(model, &mark(0), &tag).await;
+                // All of a small response is in the socket once its beginning is.
+                let _ = timeout(Duration::from_secs(60), stream.peek(&mut [0])).await;
+                sleep(DRAWING / 20).await;
+                drop(stream);
+                vec![other.ask(model, &mark(1), &tag).await]
             }
             Manner::Keyed => {
                 let headers = with(&format!("idempotency-key: key-{tag}"));

@@ -165,8 +165,10 @@ fn nothing_is_sent_that_cannot_be_recorded() {
         let (sim, journal) = (scenario.sim(), MemoryJournal::new());
         let service = stack(&scenario, &sim, &layer(&journal));
         journal.set_failing(true);
-        let error = whole(service.clone(), request(&scenario, &Trail::new())).await.unwrap_err();
+        let trail = Trail::new();
+        let error = whole(service.clone(), request(&scenario, &trail)).await.unwrap_err();
         assert!(error.is_not_recorded(), "{error}");
+        assert_eq!(trail.attempts().len(), 0, "none that could count as a failed connection");
         assert_eq!(
             error.to_string(),
             "not sent: what is paid for is recorded first, and the journal cannot be written; make \
@@ -195,6 +197,96 @@ fn a_resend_that_lands_on_another_replica_gets_the_response_once() {
         assert_eq!(sim.ledger().charges(TAG), 2);
         assert!(journal.is_empty());
     });
+}
+
+/// The other processes that a resend can land on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    Replica,
+    AfterACrash,
+}
+
+// The client never read it: only the process that had delivered it knew, and each other one paid
+// again.
+#[test]
+fn a_marked_resend_of_what_another_process_delivered_gets_it_and_an_unmarked_request_does_not() {
+    for other in [Other::Replica, Other::AfterACrash] {
+        in_paused_time(async {
+            let (scenario, sim, journal) = (Scenario::new([]), sim(), MemoryJournal::new());
+            let ask =
+                |service: &Kept, sends| whole(service.clone(), with(&scenario, RETRY_COUNT, sends));
+            let one = stack(&scenario, &sim, &layer(&journal));
+            let first = ask(&one, "0").await.unwrap();
+            let next_journal = match other {
+                Other::Replica => journal.replica(),
+                Other::AfterACrash => journal.after_a_crash(),
+            };
+            let two = stack(&scenario, &sim, &layer(&next_journal));
+            // However often, and from wherever the process is that is still alive.
+            assert_eq!(ask(&two, "1").await.unwrap(), first);
+            if other == Other::Replica {
+                assert_eq!(ask(&one, "2").await.unwrap(), first);
+            }
+            assert_eq!(ask(&two, "3").await.unwrap(), first);
+            assert_eq!(sim.ledger().charges(TAG), 1, "{other:?}");
+            let another = ask(&two, "0").await.unwrap();
+            assert_ne!(another, first, "a new call is a new call");
+            assert_eq!(sim.ledger().charges(TAG), 2, "{other:?}");
+            // As long as the process that delivered it would keep it.
+            tokio::time::sleep(Duration::from_secs(31)).await;
+            assert_ne!(ask(&two, "1").await.unwrap(), another);
+            assert_eq!(sim.ledger().charges(TAG), 3, "{other:?}");
+            tokio::time::sleep(Duration::from_secs(31)).await;
+            whole(two, request(&scenario, &Trail::new())).await.unwrap();
+            assert!(next_journal.is_empty(), "{other:?}");
+        });
+    }
+}
+
+// A client that hangs up on a replayed response of another process: it waits for the next request.
+#[test]
+fn what_was_delivered_elsewhere_and_is_not_received_here_waits() {
+    in_paused_time(async {
+        let (scenario, sim, journal) = (Scenario::new([]), sim(), MemoryJournal::new());
+        let one = stack(&scenario, &sim, &layer(&journal));
+        let two = stack(&scenario, &sim, &layer(&journal.replica()));
+        let first = whole(one.clone(), with(&scenario, RETRY_COUNT, "0")).await.unwrap();
+        drop(two.oneshot(with(&scenario, RETRY_COUNT, "1")).await.unwrap());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let next = whole(one, request(&scenario, &Trail::new())).await.unwrap();
+        assert_eq!((next, sim.ledger().charges(TAG)), (first, 1));
+    });
+}
+
+// What makes room in memory is not paid again: the journal has it, and without one the resend is
+// told.
+#[test]
+fn a_delivered_response_that_makes_room_in_memory_is_read_from_the_journal() {
+    for has_journal in [true, false] {
+        in_paused_time(async {
+            let (scenario, sim, journal) = (Scenario::new([]), sim(), MemoryJournal::new());
+            let larger = Scenario { size: "2K", ..Scenario::new([]) };
+            let ask = |service: &Kept, scenario: &Scenario, sends| {
+                whole(service.clone(), with(scenario, RETRY_COUNT, sends))
+            };
+            let unkept = scenario.stack().raw(sim.service());
+            let (_, body) = whole(unkept, request(&larger, &Trail::new())).await.unwrap();
+            let keep = match has_journal {
+                true => layer(&journal),
+                false => KeepPaidLayer::new(),
+            };
+            let keep = keep.max_stored_bytes(body.len() + 1_000);
+            let service = stack(&scenario, &sim, &keep);
+            let first = ask(&service, &scenario, "0").await.unwrap();
+            ask(&service, &larger, "0").await.unwrap();
+            let resent = ask(&service, &scenario, "1").await;
+            assert_eq!(sim.ledger().charges(TAG), 1 + 2, "{has_journal}");
+            match resent {
+                Ok(resent) => assert!(has_journal && resent == first),
+                Err(error) => assert!(!has_journal && error.charge() == Charge::Maybe, "{error}"),
+            }
+        });
+    }
 }
 
 #[test]
@@ -316,8 +408,8 @@ impl Journal for Slow {
         })
     }
 
-    fn claim(&self, fingerprint: [u8; 32]) -> JournalFuture<Claim> {
-        self.0.claim(fingerprint)
+    fn claim(&self, fingerprint: [u8; 32], is_resend: bool) -> JournalFuture<Claim> {
+        self.0.claim(fingerprint, is_resend)
     }
 
     fn read(&self, call: u128) -> JournalFuture<Option<JournalResponse>> {

@@ -34,6 +34,8 @@ pub enum Cause {
     SystemicOutage,
     /// The configured quota or spending caps.
     OwnLimits,
+    /// Nothing is sent, since it cannot be recorded first: the store of the journal fails.
+    NotRecorded,
     /// Hardly anything fails.
     Nothing,
     /// Too few calls to tell.

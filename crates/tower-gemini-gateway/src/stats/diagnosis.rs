@@ -201,6 +201,7 @@ pub(super) fn diagnose(figures: &Figures<'_>, targets: &HealthTargets) -> Diagno
         ("{kinds}", blame.most_frequent()),
         ("{own_quota}", window.calls_with(CallOutcome::OwnQuota).to_string()),
         ("{spending_cap}", window.calls_with(CallOutcome::SpendingCap).to_string()),
+        ("{not_recorded}", window.calls_with(CallOutcome::NotRecorded).to_string()),
     ];
     let fill = |text: &str| {
         let fill = |text: String, (name, value): &(&str, String)| text.replace(name, value);
@@ -352,6 +353,11 @@ fn cause(figures: &Figures<'_>, targets: &HealthTargets, blame: &Blame) -> Cause
         return Cause::SystemicOutage;
     }
     let failures = window.failures;
+    // One is enough: the store is ours, and says so itself.
+    let not_recorded = window.calls_with(CallOutcome::NotRecorded);
+    if not_recorded * 2 > failures && !calls_are_well(window, targets) {
+        return Cause::NotRecorded;
+    }
     let most = blame.kinds.first().copied();
     let is_four_fifths = |count: u64| count * 5 > blame.failed * 4;
     if window.successes + failures < MIN_CALLS {
@@ -514,7 +520,7 @@ mod tests {
     fn every_cause_has_a_text_without_unfilled_placeholders() {
         let texts: BTreeMap<String, CauseText> =
             toml::from_str(include_str!("causes.toml")).unwrap();
-        assert_eq!(texts.len(), 14 + 1 + 5, "causes but rate_limited, rejected, five limits");
+        assert_eq!(texts.len(), 15 + 1 + 5, "causes but rate_limited, rejected, five limits");
         for outcome in Outcome::ALL.iter().filter(|outcome| !outcome.is_success()) {
             let diagnosis = failed(*outcome).diagnosed();
             assert!(!diagnosis.title.is_empty(), "{outcome}");
@@ -707,6 +713,31 @@ mod tests {
                 Health::Failing,
                 Cause::OwnLimits,
                 "not sent at all: 8 by our own count of the quota, 0 by spending caps",
+            ),
+            (
+                "the journal's store",
+                Calls::default().ends(CallOutcome::NotRecorded),
+                Health::Unknown,
+                Cause::NotRecorded,
+                "could not be recorded first: 1. Neither the connection",
+            ),
+            (
+                "the journal's store, beside 503s that came before",
+                Calls::default()
+                    .of(2, &[(PRO, O::Overloaded)])
+                    .ends(CallOutcome::NotRecorded)
+                    .ends(CallOutcome::NotRecorded)
+                    .ends(CallOutcome::NotRecorded),
+                Health::Failing,
+                Cause::NotRecorded,
+                "could not be recorded first: 3.",
+            ),
+            (
+                "a store that failed for a moment",
+                Calls::default().images(100).ends(CallOutcome::NotRecorded),
+                Health::Good,
+                Cause::Nothing,
+                "1 of 101 calls failed",
             ),
             (
                 "refused here",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use tower_gemini::store::{
     CallFingerprint, Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse,
-    JournalState, JournalTable, StoreError, TableChange,
+    JournalTable, StoreError, TableChange,
 };
 
 use super::RedbStore;
@@ -61,7 +61,7 @@ impl Records {
             let call = name.to_str().and_then(|name| u128::from_str_radix(name, 16).ok());
             let is_stored = |call: u128| {
                 let table = self.table();
-                table.get(call).is_some_and(|record| head_of(record).is_some())
+                table.get(call).is_some_and(|record| record.state.head().is_some())
             };
             if call.is_some_and(|call| !is_stored(call)) {
                 let _ = fs::remove_file(file.path());
@@ -131,13 +131,6 @@ impl Records {
     }
 }
 
-fn head_of(record: &JournalRecord) -> Option<&String> {
-    match &record.state {
-        JournalState::Stored { head, .. } => Some(head),
-        _ => None,
-    }
-}
-
 /// Runs what waits for the disk outside of the runtime's threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -185,14 +178,14 @@ impl Journal for RedbStore {
         }
     }
 
-    fn claim(&self, fingerprint: CallFingerprint) -> JournalFuture<Claim> {
+    fn claim(&self, fingerprint: CallFingerprint, is_resend: bool) -> JournalFuture<Claim> {
         let records = self.inner.journal.clone();
         let now_ms = self.inner.now().steady_ms;
         let (expired, claim) = {
             let mut table = records.table();
             let expired = table.expire(SELF, now_ms);
             let heard = |owner| (owner == SELF).then_some(Duration::ZERO);
-            (expired, table.claim(SELF, fingerprint, heard))
+            (expired, table.claim(SELF, fingerprint, is_resend, heard))
         };
         let rewrite = |call: u128| {
             let records = records.clone();
@@ -204,7 +197,7 @@ impl Journal for RedbStore {
         };
         rewrite(record.call);
         Box::pin(async move {
-            let response = match head_of(&record).cloned() {
+            let response = match record.state.head().map(str::to_owned) {
                 Some(head) => {
                     let call = record.call;
                     blocking(move || records.read_response(call, head)).await?
@@ -217,7 +210,8 @@ impl Journal for RedbStore {
 
     fn read(&self, call: u128) -> JournalFuture<Option<JournalResponse>> {
         let records = self.inner.journal.clone();
-        let head = records.table().get(call).and_then(head_of).cloned();
+        let head =
+            records.table().get(call).and_then(|record| record.state.head().map(str::to_owned));
         Box::pin(async move {
             match head {
                 Some(head) => blocking(move || records.read_response(call, head)).await,

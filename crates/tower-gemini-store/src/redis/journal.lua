@@ -2,7 +2,8 @@
 -- here from the prefix in KEYS[1].
 --
 -- c:<call>   hash   rec, own, st, since, key, fp, head, out
---            st: w waiting, i in flight, d in flight and detached, l lost, s stored, t stored and taken
+--            st: w waiting, i in flight, d in flight and detached, l lost, s stored, t stored and taken,
+--                v delivered
 -- f:<fp>     set    the calls with this fingerprint
 -- r:<call>   string the body of the response
 -- o:<owner>  string when the process was last heard of
@@ -26,6 +27,12 @@ local function keep(key, ms)
   if redis.call('PTTL', key) < tonumber(ms) then redis.call('PEXPIRE', key, ms) end
 end
 
+-- How long a body is of use.
+local function keep_body(ms)
+  redis.call('PEXPIRE', r, ms)
+  redis.call('ZADD', p .. 'b', 'XX', now + ms, call)
+end
+
 local function stay(state, ms)
   redis.call('HSET', c, 'st', state, 'since', now)
   redis.call('PEXPIRE', c, ms)
@@ -38,7 +45,8 @@ if op == 'beat' then
 end
 
 if op == 'claim' then
-  local lost, found, heard, detached = nil, nil, nil, 0
+  local is_resend = ARGV[5] == '1'
+  local lost, delivered, found, heard, detached = nil, nil, nil, nil, 0
   for _, id in ipairs(redis.call('SMEMBERS', f)) do
     local row = redis.call('HMGET', p .. 'c:' .. id, 'own', 'st', 'key')
     local own, st, key = row[1], row[2], row[3] == '1'
@@ -49,6 +57,8 @@ if op == 'claim' then
       if st == 's' or (st == 't' and not beat) then
         found = id
         break
+      elseif st == 'v' then
+        if is_resend then delivered = id end
       elseif st == 'l' or (not beat and st ~= 'w') then
         lost = lost or id
       elseif not beat then
@@ -60,13 +70,13 @@ if op == 'claim' then
       end
     end
   end
-  if not found and lost and detached == 0 then found = lost end
+  if not found and detached == 0 then found = lost or delivered end
   if not found then
     if heard then return {2, detached, heard} end
     return {0}
   end
   local row = redis.call('HMGET', p .. 'c:' .. found, 'rec', 'st', 'since', 'head', 'out', 'key')
-  local state = 'l'
+  local state = row[2] == 'v' and 'v' or 'l'
   if row[2] == 's' or row[2] == 't' then
     state = row[6] == '1' and 's' or 't'
   end
@@ -99,6 +109,11 @@ elseif op == 'detached' and (st == 'i' or st == 'd') then
   redis.call('HSET', c, 'st', ARGV[5])
 elseif op == 'taken' and (st == 's' or st == 't') then
   redis.call('HSET', c, 'st', ARGV[5])
+elseif (op == 'taken' and st == 'v') or op == 'delivered' then
+  local state, ms = ARGV[5], ARGV[6]
+  if op == 'delivered' then state, ms = 'v', ARGV[5] end
+  stay(state, ms)
+  keep_body(ms)
 elseif op == 'lost' then
   drop_body(call)
   stay('l', ARGV[5])
@@ -110,9 +125,9 @@ elseif op == 'stored' then
     local first = redis.call('ZRANGE', p .. 'b', 0, 0)[1]
     if not first then break end
     drop_body(first)
-    if redis.call('EXISTS', p .. 'c:' .. first) == 1 then
-      redis.call('HSET', p .. 'c:' .. first, 'st', 'l')
-    end
+    local of = redis.call('HGET', p .. 'c:' .. first, 'st')
+    -- A client has what was delivered: that is no loss.
+    if of and of ~= 'v' then redis.call('HSET', p .. 'c:' .. first, 'st', 'l') end
   end
   if #body > most then return {3} end
   redis.call('SET', r, body, 'PX', ms)

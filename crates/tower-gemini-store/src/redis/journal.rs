@@ -147,7 +147,10 @@ impl RedisStore {
             }
             JournalChange::Charged(cost) => with(script("charged"), JournalRecord::in_words(cost)),
             JournalChange::Detached(now) => with(script("detached"), if now { "d" } else { "i" }),
-            JournalChange::Taken(now) => with(script("taken"), if now { "t" } else { "s" }),
+            JournalChange::Taken(now, keep_for) => {
+                with(with(script("taken"), if now { "t" } else { "s" }), ms(keep_for))
+            }
+            JournalChange::Delivered(keep_for) => with(script("delivered"), ms(keep_for)),
             JournalChange::Lost(keep_for) => with(script("lost"), ms(keep_for)),
             JournalChange::Forget => {
                 self.fingerprints().remove(&call);
@@ -190,8 +193,13 @@ impl RedisStore {
         self.fingerprints.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    async fn take_over(&self, fingerprint: CallFingerprint) -> Result<Claim, StoreError> {
-        let reply = self.invoke(self.on_journal("claim", 0, Some(fingerprint))).await?;
+    async fn take_over(
+        &self,
+        fingerprint: CallFingerprint,
+        is_resend: bool,
+    ) -> Result<Claim, StoreError> {
+        let claim = with(self.on_journal("claim", 0, Some(fingerprint)), u8::from(is_resend));
+        let reply = self.invoke(claim).await?;
         let malformed = || StoreError::new("the journal's script replied in another form");
         match (number(reply.first()), reply.as_slice()) {
             (Some(0), _) => Ok(Claim::Nothing),
@@ -207,19 +215,20 @@ impl RedisStore {
                     serde_json::from_slice(record).map_err(StoreError::new)?;
                 let text =
                     |value| bytes(value).map(|text| String::from_utf8_lossy(text).into_owned());
-                let head = text(head).unwrap_or_default();
+                let head = text(head).filter(|head| !head.is_empty());
                 record.since_ms =
                     text(since).and_then(|since| since.parse().ok()).unwrap_or(record.since_ms);
                 record.outcome = text(outcome).filter(|outcome| !outcome.is_empty());
-                let is_stored = bytes(state) != Some(b"l");
-                record.state = match is_stored {
-                    true => JournalState::Stored { head: head.clone(), taken: true },
-                    false => JournalState::Lost,
+                record.state = match bytes(state) {
+                    Some(b"l") => JournalState::Lost,
+                    Some(b"v") => JournalState::Delivered { head },
+                    _ => JournalState::Stored { head: head.unwrap_or_default(), taken: true },
                 };
                 self.fingerprints().insert(record.call, record.fingerprint);
-                let body = bytes(body).filter(|_| is_stored);
-                let response =
-                    body.map(|body| JournalResponse::new(head, vec![body.to_vec().into()]));
+                let head = record.state.head().map(str::to_owned);
+                let response = head
+                    .zip(bytes(body))
+                    .map(|(head, body)| JournalResponse::new(head, vec![body.to_vec().into()]));
                 Ok(Claim::Call(Box::new(record), response))
             }
             _ => Err(malformed()),
@@ -275,9 +284,9 @@ impl Journal for RedisStore {
         })
     }
 
-    fn claim(&self, fingerprint: CallFingerprint) -> JournalFuture<Claim> {
+    fn claim(&self, fingerprint: CallFingerprint, is_resend: bool) -> JournalFuture<Claim> {
         let store = self.clone();
-        Box::pin(async move { store.take_over(fingerprint).await })
+        Box::pin(async move { store.take_over(fingerprint, is_resend).await })
     }
 
     fn read(&self, call: u128) -> JournalFuture<Option<JournalResponse>> {

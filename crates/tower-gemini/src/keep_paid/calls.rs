@@ -149,10 +149,9 @@ impl Call {
         &mut self,
         event: CallEvent,
         next: Option<CallProgress>,
-        settings: (Duration, Duration),
+        [retention, resend_window, loss_window]: [Duration; 3],
     ) -> Option<JournalChange> {
         use CallEvent as On;
-        let (retention, loss_window) = settings;
         let has_copy = self.journaled == Journaled::Response;
         if self.journaled == Journaled::Nothing {
             return None;
@@ -163,12 +162,13 @@ impl Call {
                 self.journaled = Journaled::Nothing;
                 None
             }
-            (_, None | Some(CallProgress::Delivered)) => {
+            (_, None) => {
                 self.journaled = Journaled::Nothing;
                 Some(JournalChange::Forget)
             }
+            (_, Some(CallProgress::Delivered)) => Some(JournalChange::Delivered(resend_window)),
             (On::Lose | On::PutBack | On::Store | On::Evict, _) if has_copy => {
-                Some(JournalChange::Taken(false))
+                Some(JournalChange::Taken(false, retention))
             }
             (On::Lose | On::Evict, _) => Some(JournalChange::Lost(retention)),
             (On::Report, _) => Some(JournalChange::Lost(loss_window)),
@@ -335,7 +335,8 @@ impl Calls {
 
     /// Moves a call on, and does what belongs to its new progress.
     pub(super) fn apply(&mut self, id: CallId, event: CallEvent, now: Instant) {
-        let (retention, loss_window) = (self.retention, self.loss_window);
+        let retention = self.retention;
+        let windows = [retention, self.resend_window, self.loss_window];
         let Some(call) = self.call_mut(id) else { return };
         let (before, since, replay) = (call.progress, call.since, call.replay());
         let caller = call.caller;
@@ -367,7 +368,7 @@ impl Calls {
                 call.response = None;
             }
         }
-        let change = call.change(event, next, (retention, loss_window));
+        let change = call.change(event, next, windows);
         // A response that could not be read stays for the next process.
         if matches!(event, CallEvent::Report | CallEvent::Forget) {
             call.file.take_if(|file| file.has_response);
@@ -572,8 +573,8 @@ impl Calls {
         self.to_do.dropped.extend(response);
     }
 
-    /// A client received a response. It is kept for a resend where there is room for it; where there
-    /// is none, the resend is told that it is lost.
+    /// A client received a response. It is kept for a resend where there is room for it, or in the
+    /// journal; where there is none, the resend is told that it is lost.
     pub(super) fn delivered(
         &mut self,
         id: CallId,
@@ -636,15 +637,16 @@ impl Calls {
         if ask.waits && in_foreground.into_iter().any(|progress| first(progress).is_some()) {
             return if has_enough { Found::TooMany } else { Found::Foreground(changed) };
         }
-        if let Some(id) = first(CallProgress::Lost) {
-            let copy = self.call_mut(id).and_then(|call| call.copy());
-            if let Some(copy) = copy.filter(|_| ask.can_read_files) {
-                return Found::Elsewhere(id, copy);
-            }
-            return self.report(id, now);
-        }
-        if let Some(id) = first(CallProgress::Delivered).filter(|_| ask.is_resend) {
-            return self.take(id, now);
+        let delivered = || first(CallProgress::Delivered).filter(|_| ask.is_resend);
+        if let Some(id) = first(CallProgress::Lost).or_else(delivered) {
+            let call = self.call_mut(id);
+            let is_here = call.as_ref().is_some_and(|call| call.stored().is_some());
+            let copy = call.and_then(|call| call.copy()).filter(|_| ask.can_read_files);
+            return match copy {
+                _ if is_here => self.take(id, now),
+                Some(copy) => Found::Elsewhere(id, copy),
+                None => self.report(id, now),
+            };
         }
         first(CallProgress::Reported).map_or(Found::Nothing, |id| self.report(id, now))
     }
@@ -655,7 +657,6 @@ impl Calls {
     }
 
     fn take(&mut self, id: CallId, now: Instant) -> Found {
-        // There was no room for a copy.
         let Some(response) = self.unstore(id) else { return Found::Lost };
         self.apply(id, CallEvent::Take, now);
         self.count_delivering(id, &response);
@@ -669,8 +670,11 @@ impl Calls {
         response: Option<&Arc<StoredResponse>>,
         now: Instant,
     ) -> bool {
-        let is_lost = |call: &&mut Call| call.progress == CallProgress::Lost;
-        let Some(call) = self.call_mut(id).filter(is_lost) else { return false };
+        let is_elsewhere = |call: &&mut Call| {
+            matches!(call.progress, CallProgress::Lost | CallProgress::Delivered)
+                && call.stored().is_none()
+        };
+        let Some(call) = self.call_mut(id).filter(is_elsewhere) else { return false };
         call.response = None;
         let event = response.map_or(CallEvent::Report, |_| CallEvent::Take);
         self.apply(id, event, now);
@@ -778,20 +782,30 @@ impl Calls {
 
     /// Takes a call in that an earlier process saved. `false` where more is known here.
     pub(super) fn take_in(&mut self, saved: SavedCall, now: Instant) -> bool {
-        self.take_in_from(saved, None, now)
+        self.take_in_as(saved, CallProgress::Stored, Journaled::Nothing, now)
     }
 
-    /// Takes a call in that is in the journal, and belongs to this process now.
-    pub(super) fn take_over(&mut self, saved: SavedCall, now: Instant) -> bool {
+    /// Takes a call in that is in the journal, and belongs to this process now. `is_delivered`: it is
+    /// for a marked resend.
+    pub(super) fn take_over(&mut self, saved: SavedCall, is_delivered: bool, now: Instant) {
         let has_response = saved.response.is_some();
         let journaled = if has_response { Journaled::Response } else { Journaled::Record };
-        self.take_in_from(saved, Some(journaled), now)
+        let id = saved.id;
+        let is_former = |call: &&mut Call| call.progress == CallProgress::Delivered;
+        if let Some(former) = self.call_mut(id).filter(is_former) {
+            // What this process knew of it before another one had it.
+            former.journaled = Journaled::Nothing;
+            self.apply(id, CallEvent::Expire, now);
+        }
+        let progress = if is_delivered { CallProgress::Delivered } else { CallProgress::Stored };
+        self.take_in_as(saved, progress, journaled, now);
     }
 
-    fn take_in_from(
+    fn take_in_as(
         &mut self,
         saved: SavedCall,
-        journaled: Option<Journaled>,
+        progress: CallProgress,
+        journaled: Journaled,
         now: Instant,
     ) -> bool {
         let SavedCall { id, keyed_request, since, response, file } = saved;
@@ -811,11 +825,20 @@ impl Calls {
             call.keyed_request = keyed_request;
             call.file = file;
         });
-        self.apply(id, CallEvent::Lose, since);
-        if let (Some(call), Some(journaled)) = (self.call_mut(id), journaled) {
+        if progress == CallProgress::Delivered {
+            // Dated now: by its own clock the journal had it still.
+            self.apply(id, CallEvent::Lose, now);
+            match response.clone() {
+                Some(response) => self.delivered(id, Some(response), now),
+                None => self.apply(id, CallEvent::Deliver { remember: true }, now),
+            }
+        } else {
+            self.apply(id, CallEvent::Lose, since);
+        }
+        if let Some(call) = self.call_mut(id) {
             call.journaled = journaled;
         }
-        if let Some(response) = response {
+        if let Some(response) = response.filter(|_| progress == CallProgress::Stored) {
             self.store(id, response, true, now);
         }
         true

@@ -82,7 +82,7 @@ impl KeepPaidLayer {
 
     /// Sets how long a delivered response is kept for a request that is marked as a resend: the end
     /// of a response can be lost in the buffers of a socket. Only for clients that mark their
-    /// resends.
+    /// resends. A journal keeps it as long, for the resends that land on other processes.
     #[must_use]
     pub fn resend_window(self, time: Duration) -> Self {
         self.with(|settings| settings.resend_window = time)

@@ -93,7 +93,7 @@
 //! | retention of a stored response | 10 minutes | the longest series of resends that was measured ends within 5 |
 //! | grace for an identical call to be disconnected | 100 ms | a closed socket is noticed within a few on loopback; 2 s for a request marked as a resend |
 //! | identical requests are told of a loss | 60 s after the last, 11 minutes at most | the longest wait between two resends of google-genai and openai is 60 s; litellm resends after 0.2 s |
-//! | kept for a marked resend after a delivery | 30 s | the longest wait of openai's clients between two sends is 8 s |
+//! | kept for a marked resend after a delivery | 30 s | the longest wait of openai's clients between two sends is 8 s; of what had to make room for others the resend is told as of a loss |
 //!
 //! # Errors
 //!
@@ -119,9 +119,14 @@
 //! the last of it goes to its client. After a crash the next identical request, or the same
 //! `Idempotency-Key`, gets the response that had arrived, or the error of a loss. Where processes share
 //! a journal, a resend gets its response wherever it lands: one that is being made elsewhere is waited
-//! for, and each is given once. What is kept for a marked resend after a delivery is known to the
-//! process that delivered it, and to no other. An attempt that cannot be recorded is not sent
+//! for, and each is given once. What is kept for a marked resend after a delivery is in the journal as
+//! long: there too it is for a marked resend alone. An attempt that cannot be recorded is not sent
 //! ([`Error::is_not_recorded`](crate::Error::is_not_recorded)).
+//!
+//! That a response was delivered is recorded after the fact, and nobody waits for it. Where a process
+//! is killed in between, its journal says that the response is on its way: after the crash the next
+//! identical request, marked or not, gets it. So a new call may get an image that its client has
+//! already, and is not charged for it; a crash never makes a resend pay again.
 //!
 //! Recorded is what has a fingerprint: no continuation, and no body that is too large to hold.
 //!

@@ -15,7 +15,7 @@ use super::stored::{StoredResponse, decode};
 use super::{KeepCounts, Settings, files};
 use crate::calendar::unix_ms;
 use crate::call_state::CallState;
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, JournalState, StoreError};
 
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -126,18 +126,18 @@ impl Registry {
     pub(super) async fn claim(
         &self,
         fingerprint: Fingerprint,
+        is_resend: bool,
     ) -> Result<Option<(bool, Duration)>, StoreError> {
         let Some(journal) = &self.settings.journal else { return Ok(None) };
-        match journal.claim(fingerprint.0).await? {
+        match journal.claim(fingerprint.0, is_resend).await? {
             Claim::Nothing => Ok(None),
             Claim::InFlight { detached, heard } => Ok(Some((detached, heard))),
             Claim::Call(record, response) => {
                 let now_ms = unix_ms(self.settings.clock.now());
+                let is_delivered = matches!(record.state, JournalState::Delivered { .. });
                 self.with(|calls, now| {
-                    calls.take_over(
-                        files::SavedCall::taken_over(&record, response, now_ms, now),
-                        now,
-                    )
+                    let saved = files::SavedCall::taken_over(&record, response, now_ms, now);
+                    calls.take_over(saved, is_delivered, now);
                 });
                 Ok(None)
             }

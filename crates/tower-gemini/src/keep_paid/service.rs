@@ -190,7 +190,7 @@ impl Asked {
         let asked = Instant::now();
         let grace = after(asked, grace);
         loop {
-            let elsewhere = self.claim(self.fingerprint).await?;
+            let elsewhere = self.claim(self.fingerprint, self.is_resend).await?;
             match self.find(Instant::now() < grace) {
                 Found::Response(id, response) => {
                     let replay = self.replay(id, response);
@@ -260,8 +260,13 @@ impl Asked {
         Some(gate)
     }
 
-    async fn claim(&self, fingerprint: Fingerprint) -> Result<Option<(bool, Duration)>, Error> {
-        self.registry.claim(fingerprint).await.map_err(|error| self.unknown(error))
+    async fn claim(
+        &self,
+        fingerprint: Fingerprint,
+        is_resend: bool,
+    ) -> Result<Option<(bool, Duration)>, Error> {
+        let claimed = self.registry.claim(fingerprint, is_resend).await;
+        claimed.map_err(|error| self.unknown(error))
     }
 
     /// What was sent before cannot be known: nothing is sent.
@@ -275,7 +280,8 @@ impl Asked {
         if !self.registry.with(|calls, _| calls.is_shared(id)) {
             return true;
         }
-        match journal.write(id.number, JournalChange::Taken(true)).await {
+        let retention = self.registry.settings.retention;
+        match journal.write(id.number, JournalChange::Taken(true, retention)).await {
             Ok(false) => {
                 self.registry.with(|calls, now| calls.taken_elsewhere(id, now));
                 false
@@ -393,7 +399,7 @@ impl Asked {
         request: Request<CallBody>,
     ) -> Result<Stored<S>, Error> {
         let response = loop {
-            if self.claim(key).await?.is_some() {
+            if self.claim(key, false).await?.is_some() {
                 self.wait_elsewhere().await?;
                 continue;
             }

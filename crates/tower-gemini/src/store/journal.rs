@@ -36,8 +36,8 @@ pub trait Journal: fmt::Debug + Send + Sync {
     fn write(&self, call: u128, change: JournalChange) -> JournalFuture<bool>;
 
     /// Takes over one record with this fingerprint from another process: a stored response first,
-    /// then a loss.
-    fn claim(&self, fingerprint: CallFingerprint) -> JournalFuture<Claim>;
+    /// then a loss; at last, for a request that is marked as a resend, one that was delivered.
+    fn claim(&self, fingerprint: CallFingerprint, is_resend: bool) -> JournalFuture<Claim>;
 
     /// Reads the response of a call that this process owns.
     fn read(&self, call: u128) -> JournalFuture<Option<JournalResponse>>;
@@ -121,6 +121,23 @@ pub enum JournalState {
         /// It is on its way to a client.
         taken: bool,
     },
+    /// A client has the response, as far as could be seen: it is for a marked resend only.
+    Delivered {
+        /// As above; `None` where the store never had the response.
+        head: Option<String>,
+    },
+}
+
+impl JournalState {
+    /// The head of the response that the store has.
+    #[must_use]
+    pub fn head(&self) -> Option<&str> {
+        match self {
+            Self::Stored { head, .. } => Some(head),
+            Self::Delivered { head } => head.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// A change of a record.
@@ -145,8 +162,11 @@ pub enum JournalChange {
         /// How long it is of use.
         keep_for: Duration,
     },
-    /// The stored response is given to a client (`true`), or the client did not receive it.
-    Taken(bool),
+    /// The stored response is given to a client (`true`), or the client did not receive it. One that
+    /// had been delivered before is of use for this long again.
+    Taken(bool, Duration),
+    /// A client has the response, as far as can be seen; of use to a marked resend for this long.
+    Delivered(Duration),
     /// A client has the response, or nothing was charged.
     Forget,
 }
@@ -309,10 +329,18 @@ impl JournalTable {
                     *detached = *now;
                 }
             }
-            JournalChange::Taken(now) => {
-                if let JournalState::Stored { taken, .. } = &mut record.state {
-                    *taken = *now;
+            JournalChange::Taken(now, keep_for) => {
+                let stored =
+                    |head: &String| JournalState::Stored { head: head.clone(), taken: *now };
+                match &before.state {
+                    JournalState::Stored { head, .. } => record.state = stored(head),
+                    JournalState::Delivered { head: Some(head) } => stay(stored(head), *keep_for),
+                    _ => {}
                 }
+            }
+            JournalChange::Delivered(keep_for) => {
+                let head = before.state.head().map(str::to_owned);
+                stay(JournalState::Delivered { head }, *keep_for);
             }
             JournalChange::Forget => {
                 self.remove(call);
@@ -332,9 +360,10 @@ impl JournalTable {
         &mut self,
         owner: u64,
         fingerprint: CallFingerprint,
+        is_resend: bool,
         heard: impl Fn(u64) -> Option<Duration>,
     ) -> Claim {
-        let (mut lost, mut free) = (None, None);
+        let (mut lost, mut free, mut delivered) = (None, None, None);
         // Whether another process works on it without a client, and how long ago it was heard of.
         let mut elsewhere: Option<(bool, Duration)> = None;
         let mut works = |detached, heard| {
@@ -350,6 +379,8 @@ impl JournalTable {
             match (&row.record.state, heard(row.owner)) {
                 (JournalState::Waiting, None) => free = Some(call),
                 (JournalState::Waiting, Some(heard)) => works(is_key, heard),
+                (JournalState::Delivered { .. }, _) if is_resend => delivered = Some(call),
+                (JournalState::Delivered { .. }, _) => {}
                 (JournalState::Stored { taken, .. }, heard) if heard.is_none() || !taken => {
                     return self.take_over(owner, call);
                 }
@@ -365,7 +396,7 @@ impl JournalTable {
         if let Some(call) = free {
             self.remove(call);
         }
-        match (lost, elsewhere) {
+        match (lost.or(delivered), elsewhere) {
             (Some(call), None | Some((false, _))) => self.take_over(owner, call),
             // It may yet come to a response.
             (_, Some((detached, heard))) => Claim::InFlight { detached, heard },
@@ -378,6 +409,8 @@ impl JournalTable {
         row.owner = owner;
         match &mut row.record.state {
             JournalState::Stored { taken, .. } => *taken = row.record.keyed_request.is_none(),
+            // Until it is given to a client.
+            JournalState::Delivered { .. } => {}
             state => *state = JournalState::Lost,
         }
         Claim::Call(Box::new(row.record.clone()), None)
@@ -522,14 +555,14 @@ impl Journal for MemoryJournal {
         done(Ok(changed != TableChange::NotOurs))
     }
 
-    fn claim(&self, fingerprint: CallFingerprint) -> JournalFuture<Claim> {
+    fn claim(&self, fingerprint: CallFingerprint, is_resend: bool) -> JournalFuture<Claim> {
         let mut shared = self.shared();
         for call in shared.table.expire(self.owner, self.now_ms()) {
             shared.responses.remove(&call);
         }
         let first_alive = shared.first_alive;
         let heard = |owner| (owner >= first_alive).then_some(Duration::ZERO);
-        let claim = match shared.table.claim(self.owner, fingerprint, heard) {
+        let claim = match shared.table.claim(self.owner, fingerprint, is_resend, heard) {
             Claim::Call(record, _) => {
                 let response = shared.responses.get(&record.call).cloned();
                 Claim::Call(record, response)
