@@ -36,6 +36,7 @@ pub struct Status {
     pub circuits: Vec<Circuit>,
     pub spending: Vec<Spending>,
     pub stored: Option<Stored>,
+    pub alerts: Option<Alerts>,
 }
 
 impl Status {
@@ -53,6 +54,7 @@ impl Status {
             circuits: Vec::new(),
             spending: Vec::new(),
             stored: None,
+            alerts: None,
         }
     }
 
@@ -188,4 +190,13 @@ pub struct Stored {
     pub replayed: u64,
     pub free: u64,
     pub lost: u64,
+}
+
+/// What became of alerts to the webhook.
+#[derive(Debug, Clone, Default, Serialize)]
+#[allow(missing_docs, reason = "the module documents each field")]
+pub struct Alerts {
+    pub sent: u64,
+    pub failed: u64,
+    pub problem: Option<String>,
 }

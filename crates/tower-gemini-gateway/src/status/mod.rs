@@ -41,6 +41,7 @@
 //! | `circuits` | [Circuit](#circuit) for each target that has failed |
 //! | `spending` | [Spending](#spending) for each period |
 //! | `stored` | [Stored](#stored), `null` if storing is off |
+//! | `alerts` | [Alerts](#alerts), `null` without `alerts.webhook` |
 //!
 //! ## Diagnosis
 //!
@@ -182,6 +183,14 @@
 //! | `replayed` | replayed responses |
 //! | `free` | calls of disconnected clients that cost nothing |
 //! | `lost` | responses that were or may have been charged and reached nobody |
+//!
+//! ## Alerts
+//!
+//! | field | value |
+//! | --- | --- |
+//! | `sent` | alerts that the webhook took |
+//! | `failed` | alerts that it did not take after several attempts |
+//! | `problem` | why the latest was not delivered |
 
 mod data;
 mod page;
@@ -189,5 +198,5 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-pub use data::{Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
+pub use data::{Alerts, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
 pub use page::{csp, page};
