@@ -108,7 +108,8 @@ fn quota(usage: &QuotaUsage, warn_at_percent: u8) -> Vec<Condition> {
     let whose = format!("{model} of project {project}{at}");
     let mut conditions = Vec::new();
     let day = usage.entries.iter().find(|one| one.dimension == QuotaDimension::RequestsPerDay);
-    let is_counted_out = day.is_some_and(|day| day.remaining == Some(0));
+    // A limit of nothing is no day that was spent: the project may not use the model.
+    let is_counted_out = day.is_some_and(|day| day.limit > Some(0) && day.remaining == Some(0));
     let is_day_spent = usage.day_closed || is_counted_out;
     if is_day_spent {
         let by = if usage.day_closed { "as the service says" } else { "by our own count" };
@@ -159,7 +160,29 @@ pub(super) fn incident(incident: &Incident) -> Condition {
 
 #[cfg(test)]
 mod tests {
+    use tower_gemini::quota_guard::{Limits, QuotaGuardLayer, QuotaKey};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_quota_is_reported_from_its_percentage_on_and_a_days_end_in_its_place() {
+        let limits = Limits::unlimited().rpm(10).rpd(8).ipm(0);
+        let layer = QuotaGuardLayer::new(limits);
+        let key = QuotaKey::new("p", "m");
+        let handle = layer.handle(&key).unwrap();
+        let mut held = Vec::new();
+        let mut told = Vec::new();
+        for _ in 0..8 {
+            held.push(handle.reserve(1, 0, None).await.unwrap());
+            let found = quota(&layer.usage(&key).unwrap(), 70);
+            told.push(found.iter().map(|one| one.subject.clone()).collect::<Vec<_>>().join("; "));
+        }
+        let (minute, day, spent) = ("m of project p, rpm", "m of project p, rpd", "m of project p");
+        assert_eq!(
+            told,
+            ["", "", "", "", "", day, &format!("{minute}; {day}"), &format!("{spent}; {minute}"),]
+        );
+    }
 
     #[test]
     fn a_model_is_reported_from_thirty_days_before_its_end() {
