@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::door::Connection;
 use crate::snapshot::Snapshot;
 use crate::state::State;
-use crate::{guard, handler, pages};
+use crate::{alerts, guard, handler, pages};
 
 /// A gateway without a socket: an [`axum::Router`] for somebody else's server. Clones share their
 /// state.
@@ -91,6 +91,7 @@ impl Gateway {
         let snapshot = watch::Sender::new(Arc::new(snapshot));
         upkeep.spawn(watch_tokens(snapshot.subscribe()));
         upkeep.spawn(follow_others(snapshot.subscribe()));
+        upkeep.spawn(alerts::watch(snapshot.subscribe(), alerts::EVERY));
         Ok(Self { snapshot, started: Instant::now(), _upkeep: Arc::new(upkeep) })
     }
 

@@ -13,10 +13,11 @@
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
 //! | [`explain`], `doctor`, `cost` | say what a response means, what is wrong with a setup, what a volume costs |
-//! | `pages`, [`status`], `log` | report the state of the gateway |
+//! | `pages`, [`status`], `log`, `alerts` | report the state of the gateway |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
 
+mod alerts;
 #[cfg(test)]
 mod article_tests;
 mod auth;

@@ -1,5 +1,6 @@
 //! Connections to the upstreams: directly or through an HTTP proxy, with public or private CAs.
 
+use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,8 +33,8 @@ use crate::config::{ConfigError, Upstream};
 use crate::tls::certificates;
 use crate::{log, vendor};
 
-/// The client of one upstream.
-pub(crate) type HttpClient = Client<HttpsConnector<Dial>, WireBody>;
+/// The client of one upstream, or of something else that is called.
+pub(crate) type HttpClient<B = WireBody> = Client<HttpsConnector<Dial>, B>;
 
 /// Opens connections.
 #[derive(Debug, Clone)]
@@ -159,10 +160,13 @@ impl<C: WireClient<Future: 'static>> Service<Request<WireBody>> for ByAddress<C>
 }
 
 /// HTTP/1.1 only: over HTTP/2 long calls share one connection, and stall together when it does.
-pub(crate) fn client(
+pub(crate) fn client<B>(
     upstream: &Upstream,
     connect_timeout: Duration,
-) -> Result<HttpClient, ConfigError> {
+) -> Result<HttpClient<B>, ConfigError>
+where
+    B: http_body::Body<Data: Send> + Send,
+{
     let https = HttpsConnectorBuilder::new().with_tls_config(tls(upstream)?);
     let dial = dial(upstream, connect_timeout);
     let https = https.https_or_http().enable_http1().wrap_connector(dial);
@@ -213,6 +217,18 @@ fn credentials(proxy: &Uri) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(&*user))).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// An error and its causes, each the cause of the one before.
+pub(crate) fn chain<'e>(
+    error: &'e (dyn StdError + 'static),
+) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (**error).source())
+}
+
+/// The text of the cause that no other has. It names no URL: only the client's own errors do.
+pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tower_gemini::spending::{CapDimension, Spent};
 
 use crate::responses::{ErrorFormat, Rejection, json_response, page as text};
 use crate::snapshot::Snapshot;
-use crate::status::{self, Circuit, Load, Quota, Spending, Status, Stored};
+use crate::status::{self, Alerts, Circuit, Load, Quota, Spending, Status, Stored};
 
 const GAUGES: [(&str, &str); 13] = [
     ("gateway_ready", "1 while /readyz answers 200, else 0"),
@@ -56,6 +56,7 @@ pub(crate) fn recorder() -> &'static PrometheusHandle {
 pub(crate) fn describe_metrics() {
     observe::describe_metrics();
     crate::door::describe_metrics();
+    crate::alerts::describe_metrics();
     for (name, description) in GAUGES {
         metrics::describe_gauge!(name, description);
     }
@@ -136,6 +137,11 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
     status.spending = layers.spending.spent().iter().map(Spending::from).collect();
     status.callers = gateway.door().callers();
+    status.alerts = gateway.alerts().delivery().map(|delivery| Alerts {
+        sent: delivery.sent(),
+        failed: delivery.failed(),
+        problem: delivery.problem(),
+    });
     status.stored = layers.keep.as_ref().map(|keep| {
         let counts = keep.counts();
         Stored {
@@ -211,7 +217,7 @@ fn refresh(gateway: &Snapshot) {
 }
 
 /// A period, and the largest share of a cap that is spent or reserved in it.
-fn nearest_cap(spent: &Spent) -> Option<(String, f64)> {
+pub(crate) fn nearest_cap(spent: &Spent) -> Option<(String, f64)> {
     let taken = spent.settled.plus(spent.reserved);
     #[allow(clippy::cast_precision_loss, reason = "a share for people")]
     let share = |dimension| match spent.caps.get(dimension)? {

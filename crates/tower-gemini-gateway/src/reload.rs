@@ -46,7 +46,8 @@ impl Watched {
             .upstream
             .iter()
             .flat_map(|upstream| upstream.api_key_file.iter().chain(&upstream.ca_file));
-        let files = std::iter::once(&self.path).chain(keys).chain(&config.catalog.file);
+        let files = std::iter::once(&self.path).chain(keys);
+        let files = files.chain(&config.catalog.file).chain(&config.alerts.webhook_file);
         let known = std::mem::take(&mut self.seen);
         self.seen = files
             .map(|file| {

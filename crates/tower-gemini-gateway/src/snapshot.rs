@@ -20,6 +20,7 @@ use tower_gemini::{
     ResolutionFallbackLayer, ResumeInteractionsLayer, SpendingLayer, ThoughtSignaturesLayer,
 };
 
+use crate::alerts::Alerts;
 use crate::auth::Auth;
 use crate::config::{self, AuthMode, Config, ConfigError};
 use crate::door::Door;
@@ -48,6 +49,7 @@ pub(crate) struct Snapshot {
     catalog: Arc<Catalog>,
     stopping: Arc<AtomicBool>,
     door: Arc<Door>,
+    alerts: Alerts,
 }
 
 /// The upstream that calls are addressed to, and the stacks over it and its pool.
@@ -108,6 +110,7 @@ impl Snapshot {
             None => Auth::build(&config.auth, env)?,
         };
         let upstreams = upstreams(config, env)?;
+        let alerts = Alerts::build(&config.alerts, before.map(|before| &before.alerts), env)?;
         let catalog = config.read_catalog()?;
         for upstream in upstreams.iter().filter(|upstream| upstream.is_unencrypted()) {
             tracing::warn!(
@@ -175,6 +178,7 @@ impl Snapshot {
             catalog,
             stopping,
             door,
+            alerts,
         })
     }
 
@@ -245,6 +249,10 @@ impl Snapshot {
 
     pub(crate) fn door(&self) -> &Arc<Door> {
         &self.door
+    }
+
+    pub(crate) fn alerts(&self) -> &Alerts {
+        &self.alerts
     }
 
     /// What no fallback may give up.

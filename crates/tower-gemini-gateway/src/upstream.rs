@@ -113,11 +113,16 @@ impl Upstream {
 
     /// Whether keys and pictures leave this machine without TLS.
     pub(crate) fn is_unencrypted(&self) -> bool {
-        let host = self.base.host().unwrap_or_default().trim_matches(['[', ']']);
-        let is_local = host == "localhost"
-            || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        self.base.scheme_str() == Some("http") && !is_local
+        is_unencrypted(&self.base)
     }
+}
+
+/// Whether what is sent there leaves this machine without TLS.
+pub(crate) fn is_unencrypted(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_local =
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    url.scheme_str() == Some("http") && !is_local
 }
 
 impl fmt::Debug for Upstream {

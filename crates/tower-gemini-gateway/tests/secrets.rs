@@ -1,5 +1,5 @@
-//! The gateway's own key, echoed by an upstream in every place that it can put it, is nowhere
-//! afterwards: not in what is answered, printed, logged, counted or stored.
+//! The gateway's own key, echoed by an upstream in every place that it can put it, and the URL that
+//! alerts go to, are nowhere afterwards: not in what is answered, printed, logged, counted or stored.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
@@ -17,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 const KEY: &str = "gateway/SENTINEL+0123456789";
 /// Whatever is around it was lost on purpose; this part is in each of its spellings.
 const MARK: &str = "SENTINEL";
+/// Where alerts are sent, to an upstream that refuses them.
+const WEBHOOK: &str = "/services/SENTINEL/B0?c=1";
 const TOKEN: &str = "token-of-ann-0123456";
 const PRO: &str = "/v1beta/models/gemini-3-pro-image";
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -122,6 +124,10 @@ async fn upstream() -> String {
                     assert!(stream.read_buf(&mut request).await.unwrap() > 0);
                 }
                 let request = String::from_utf8_lossy(&request);
+                if request.starts_with(&format!("POST {WEBHOOK} ")) {
+                    let refusal = "HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n";
+                    return stream.write_all(refusal.as_bytes()).await.unwrap();
+                }
                 assert!(request.contains(KEY), "{request}");
                 let word = request.rsplit_once("word ").map_or("", |(_, word)| word);
                 let word = word.split('.').next().unwrap_or_default();
@@ -199,20 +205,24 @@ impl Gateway {
         let at = |name: &str| dir.join(name);
         std::fs::write(at("key"), KEY).unwrap();
         std::fs::write(at("tokens"), format!("ann:{TOKEN}\n")).unwrap();
+        let upstream = upstream().await;
+        std::fs::write(at("webhook"), format!("{upstream}{WEBHOOK}\n")).unwrap();
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = {:?}\n[keep]\ndir = {:?}\n\
              [log]\nlevel = \"trace\"\naudit = {:?}\nobservations = {:?}\n\
              [signatures]\nfile = {:?}\n[responses]\nreport_headers = true\n\
              [[upstream]]\nname = \"up\"\nkind = \"gemini\"\nbase_url = \"{}\"\n\
-             api_key_file = {:?}\n[auth]\nmode = \"tokens\"\ntokens_file = {:?}\n{more}",
+             api_key_file = {:?}\n[auth]\nmode = \"tokens\"\ntokens_file = {:?}\n\
+             [alerts]\nwebhook_file = {:?}\n{more}",
             at("state"),
             at("kept"),
             at("audit"),
             at("observations"),
             at("signatures"),
-            upstream().await,
+            upstream,
             at("key"),
             at("tokens"),
+            at("webhook"),
         );
         std::fs::write(at("gateway.toml"), config).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_gemini-gateway"))
@@ -266,7 +276,7 @@ impl Gateway {
         for (asked, answer) in &self.answers {
             assert!(!answer.contains(MARK) && !answer.contains(TOKEN), "{asked}: {answer}");
         }
-        let own = ["key", "tokens"].map(|name| self.dir.join(name));
+        let own = ["key", "tokens", "webhook"].map(|name| self.dir.join(name));
         let left: Vec<_> = files(&self.dir).into_iter().filter(|at| !own.contains(at)).collect();
         for path in &left {
             let bytes = std::fs::read(path).unwrap();
@@ -286,8 +296,10 @@ impl Gateway {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_an_upstream_echoes_is_nowhere_afterwards() {
-    let mut gateway =
-        Gateway::start("plain", "[retry]\nattempts = 1\nprobe_every = \"0s\"\n").await;
+    // A model that has retired is an alert.
+    let plain = "[retry]\nattempts = 1\nprobe_every = \"0s\"\n\
+                 [quota.model.\"gemini-2.5-flash-image\"]\nrpm = 9\n";
+    let mut gateway = Gateway::start("plain", plain).await;
     for word in [
         "reason",
         "phrase",
@@ -341,6 +353,11 @@ async fn a_key_that_an_upstream_echoes_is_nowhere_afterwards() {
         let answer = gateway.of(&format!("word {word}."));
         assert!(answer.contains("*********"), "{word}: {answer}");
     }
+    gateway.ask("GET", "/status.json", "alerts").await;
+    let status = gateway.of("/status.json alerts");
+    assert!(status.contains("\"problem\":\"it answered 404 Not Found\""), "{status}");
+    let log = std::fs::read_to_string(gateway.dir.join("stderr")).unwrap();
+    assert_eq!(log.matches("alerts cannot be delivered").count(), 1, "logged once");
     let left = gateway.end_without_secrets().await;
     for name in ["/state.responses/", "/state.redb", "/audit", "/observations", "/stderr"] {
         let is_left = |path: &PathBuf| path.to_string_lossy().contains(name);

@@ -31,6 +31,7 @@ macro_rules! section {
     };
 }
 
+mod alerts;
 mod error;
 mod fallback;
 mod peak;
@@ -38,6 +39,7 @@ mod renamed;
 mod upstream;
 mod values;
 
+pub(crate) use self::alerts::{AlertKind, Alerts, WebhookUrl};
 pub use self::error::{ConfigError, ConfigProblem};
 pub(crate) use self::fallback::{Fallback, FallbackOrder};
 pub(crate) use self::peak::Peak;
@@ -68,6 +70,7 @@ section! {
         interactions: Interactions = Interactions::default(),
         timeouts: Timeouts = Timeouts::default(),
         catalog: CatalogFile = CatalogFile::default(),
+        alerts: Alerts = Alerts::default(),
         log: Log = Log::default(),
     }
 }
@@ -340,6 +343,7 @@ impl Config {
             check(ensure(is_money, &key, what, "write US dollars, or 0 for none"));
         }
         self.peak.check(self.fallback.has_models(), &mut check);
+        self.alerts.check(&mut check);
         check(self.log.filter().map(drop));
         problems
     }
@@ -680,6 +684,7 @@ mod tests {
             "interactions",
             "timeouts",
             "catalog",
+            "alerts",
             "log",
         ] {
             let error = toml::from_str::<Config>(&format!("[{section}]\n__ = 1\n"))
@@ -719,6 +724,13 @@ mod tests {
                 for live in [table, &target] {
                     Config::parse(live, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
                 }
+                continue;
+            }
+            if live.starts_with("[alerts]") {
+                // From one place only.
+                let lines = live.lines().filter(|line| !line.starts_with("webhook_"));
+                let live = lines.fold(String::new(), |all, line| all + line + "\n");
+                Config::parse(&live, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
                 continue;
             }
             if live.starts_with("[peak]") {
@@ -835,6 +847,10 @@ mod tests {
             (&format!("{target}must_keep = [\"style\"]\n"), "`size`, `aspect`, `vendor`"),
             (&second, "set [auth] mode = \"tokens\": a caller's key goes to no other upstream"),
             ("[quota]\ntier = \"tier9\"\n", "`tier3`"),
+            ("[alerts]\nkinds = [\"outages\"]\n", "`outage`"),
+            ("[alerts]\nrepeat_every = \"5s\"\n", "\"1m\" or more"),
+            ("[alerts]\nstatus_feed = \"https://s/i.json\"\n", "write alerts.webhook"),
+            ("[alerts]\nwebhook_env = \"A\"\nwebhook_file = \"B\"\n", "in several places"),
             ("[log]\nlevel = \"lo=u=d\"\n", "debug or trace"),
             ("[log]\nformat = \"xml\"\n", "json"),
             ("[server]\nstore = \"postgres://u:secret@db\"\n", "redis://host:6379/0"),

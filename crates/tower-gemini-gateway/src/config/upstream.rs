@@ -171,6 +171,11 @@ impl Upstream {
         }
     }
 
+    /// Something else that the gateway calls, under the name of its key.
+    pub(crate) fn other(key: &str, url: Uri, proxy: Option<BaseUrl>) -> Self {
+        Self { base_url: Some(BaseUrl(url)), proxy, ..Self::new(key, UpstreamKind::Relay, "") }
+    }
+
     /// Google's own two.
     pub(super) fn google() -> Vec<Self> {
         vec![

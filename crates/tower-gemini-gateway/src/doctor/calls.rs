@@ -21,8 +21,8 @@ use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, compose,
 };
 
-use super::network::innermost;
 use crate::config::{ConfigError, Upstream};
+use crate::outbound::innermost;
 use crate::today::current_models;
 use crate::{outbound, wire};
 

@@ -16,7 +16,7 @@ use tower_service::Service as _;
 
 use super::report::Finding;
 use crate::config::Upstream;
-use crate::outbound::{self, Dial};
+use crate::outbound::{self, Dial, chain, innermost};
 
 /// Goes the whole way, one finding a step, up to the first that fails. `within` bounds each.
 pub(super) async fn reach(
@@ -131,17 +131,6 @@ fn problem_of(error: &(dyn StdError + 'static), through: &str) -> &'static str {
         _ if through.is_empty() => "other_connection",
         _ => "proxy",
     }
-}
-
-fn chain<'e>(
-    error: &'e (dyn StdError + 'static),
-) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (**error).source())
-}
-
-/// The text of the cause that no other has.
-pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 async fn handshake(

@@ -26,10 +26,11 @@
 mod cause;
 mod counts;
 mod diagnosis;
+mod outages;
 mod report;
 mod window;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,10 +49,12 @@ use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
 
 use counts::{Counts, DAYS, FIVES, HOURS, History, Key, bucket};
 use diagnosis::{Figures, diagnose};
+use outages::Outages;
 
 pub use cause::Cause;
 pub(crate) use diagnosis::title;
 pub use diagnosis::{Diagnosis, Health, HealthTargets, LimitKind};
+pub(crate) use outages::Outage;
 pub use report::{Call, Diagnoses, Hour, Report, Targets};
 pub use window::{ModelWindow, Wait, Window};
 
@@ -70,6 +73,7 @@ struct State {
     history: History,
     /// The latest calls, newest last.
     recent: VecDeque<Call>,
+    outages: Outages,
 }
 
 fn unix_seconds(at: SystemTime) -> u64 {
@@ -80,7 +84,8 @@ impl Stats {
     /// Creates empty statistics with the defaults of the [module](self).
     #[must_use]
     pub fn new() -> Self {
-        let state = State { history: History::new(), recent: VecDeque::new() };
+        let state =
+            State { history: History::new(), recent: VecDeque::new(), outages: Outages::default() };
         Self {
             clock: Arc::new(SystemClock),
             since: SystemClock.now(),
@@ -130,7 +135,7 @@ impl Stats {
         let (at, targets) = (self.clock.now(), &self.targets);
         let now = unix_seconds(at);
         let is_peak = |at: SystemTime| targets.peak_hours.as_ref().map(|hours| hours.is_peak(at));
-        let State { history, recent } = &*self.state();
+        let State { history, recent, .. } = &*self.state();
         let last_hour = Window::new(now.saturating_sub(3600), &history.fives.sum(now, FIVES));
         let latest = Window::new(now.saturating_sub(900), &history.fives.sum(now, 4));
         let first_hour = (now / 3600).saturating_sub(23) * 3600;
@@ -179,6 +184,27 @@ impl Stats {
             },
             recent_calls: recent.iter().rev().cloned().collect(),
         }
+    }
+
+    /// The models that fail again and again at present, by name.
+    pub(crate) fn outages(&self) -> Vec<Outage> {
+        let now = unix_seconds(self.clock.now());
+        self.state().outages.at(now)
+    }
+
+    /// The models of the catalogue that were asked in the last 24 hours on the clock.
+    pub(crate) fn asked_models(&self) -> BTreeSet<Arc<str>> {
+        let now = unix_seconds(self.clock.now());
+        let State { history, .. } = &*self.state();
+        let model = |(key, _): (&Key, u64)| match key {
+            Key::ModelAttempts(model) => Some(model.clone()),
+            _ => None,
+        };
+        history
+            .hours
+            .latest(now, 24)
+            .flat_map(|(_, counts)| counts.iter().filter_map(model))
+            .collect()
     }
 
     fn count_attempt(&self, counts: &mut Counts, generates: bool, attempt: &Attempt) {
@@ -235,8 +261,15 @@ impl CallObserver for Stats {
             Step::NotStored { .. } => counts.add(Key::NotKept, 1),
             _ => {}
         }
+        let now = unix_seconds(self.clock.now());
         let mut state = self.state();
-        state.history.add(unix_seconds(self.clock.now()), &counts);
+        state.history.add(now, &counts);
+        if let (true, Step::Attempt(attempt)) = (call.generates, observed.step)
+            && let Some(outcome) = attempt.outcome
+        {
+            let model = model_label(Catalog::builtin(), attempt.model.as_ref());
+            state.outages.record(model, outcome, now);
+        }
         // Of a call that has ended already: what an attempt without its client came to.
         let ended = state.recent.iter_mut().rev().find(|one| one.id == call.id.as_str());
         if let Some(ended) = ended {

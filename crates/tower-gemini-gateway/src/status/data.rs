@@ -37,6 +37,7 @@ pub struct Status {
     pub spending: Vec<Spending>,
     pub callers: Vec<Caller>,
     pub stored: Option<Stored>,
+    pub alerts: Option<Alerts>,
 }
 
 impl Status {
@@ -55,6 +56,7 @@ impl Status {
             spending: Vec::new(),
             callers: Vec::new(),
             stored: None,
+            alerts: None,
         }
     }
 
@@ -207,4 +209,13 @@ pub struct Stored {
     pub replayed: u64,
     pub free: u64,
     pub lost: u64,
+}
+
+/// What became of alerts to the webhook.
+#[derive(Debug, Clone, Default, Serialize)]
+#[allow(missing_docs, reason = "the module documents each field")]
+pub struct Alerts {
+    pub sent: u64,
+    pub failed: u64,
+    pub problem: Option<String>,
 }

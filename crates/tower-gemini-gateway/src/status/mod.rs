@@ -42,6 +42,7 @@
 //! | `spending` | [Spending](#spending) for each period |
 //! | `callers` | [Caller](#caller) for each token that has called |
 //! | `stored` | [Stored](#stored), `null` if storing is off |
+//! | `alerts` | [Alerts](#alerts), `null` without `alerts.webhook` |
 //!
 //! ## Diagnosis
 //!
@@ -192,6 +193,14 @@
 //! | `replayed` | replayed responses |
 //! | `free` | calls of disconnected clients that cost nothing |
 //! | `lost` | responses that were or may have been charged and reached nobody |
+//!
+//! ## Alerts
+//!
+//! | field | value |
+//! | --- | --- |
+//! | `sent` | alerts that the webhook took |
+//! | `failed` | alerts that it did not take after several attempts |
+//! | `problem` | why the latest was not delivered |
 
 mod data;
 mod page;
@@ -199,5 +208,5 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-pub use data::{Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
+pub use data::{Alerts, Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
 pub use page::{csp, page};

@@ -61,7 +61,8 @@
   };
 
   // -- sections
-  const head = (s) => ["v" + s.version, "up " + span(s.uptime_seconds), s.upstream && "to " + s.upstream, number(s.calls_in_flight) + " in flight"]
+  const head = (s) => ["v" + s.version, "up " + span(s.uptime_seconds), s.upstream && "to " + s.upstream, number(s.calls_in_flight) + " in flight",
+    s.alerts?.problem && "alerts are not delivered: " + s.alerts.problem]
     .filter(Boolean).map((fact) => h("span", {}, fact));
 
   const BADGES = { good: ["✓", "good"], strained: ["!", "strained"], failing: ["✕", "failing"], unknown: ["?", "too little data"] };

@@ -570,6 +570,13 @@ impl Admission {
         self.closed_day = Some(self.day.number());
     }
 
+    /// Whether the service closed the present day.
+    #[must_use]
+    pub fn is_day_closed(&mut self, now: Moment) -> bool {
+        self.advance(now);
+        self.closed_day == Some(self.day.number())
+    }
+
     /// Ends a closed day and a rest: calls pass as far as the counts allow. `true` if there was
     /// one.
     pub fn reopen(&mut self, now: Moment) -> bool {

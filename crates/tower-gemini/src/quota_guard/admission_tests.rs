@@ -252,6 +252,7 @@ fn a_closed_day_opens_at_midnight_pacific() {
     let denied = admission.take(at(5), QuotaAmounts::for_call(1, 1), 0).unwrap_err();
     let midnight = u64::try_from(PacificDay::holding(NOON).end_ms() - NOON).unwrap();
     assert_eq!((denied.at_ms, denied.rest), (Some(midnight), Some(RestReason::DayExhausted)));
+    assert!(admission.is_day_closed(at(5)) && !admission.is_day_closed(at(midnight)));
     assert!(admission.take(at(midnight), QuotaAmounts::for_call(1, 1), 0).is_ok());
 }
 

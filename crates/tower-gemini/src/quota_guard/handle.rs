@@ -75,11 +75,10 @@ impl QuotaHandle {
     #[must_use]
     pub fn usage(&self) -> QuotaUsage {
         let now = self.state.now();
-        QuotaUsage {
-            key: self.key.key.clone(),
-            entries: self.key.gate.look(|admission, _| admission.usage(now)),
-            waiting: self.key.gate.waiting(),
-        }
+        let (entries, day_closed) =
+            self.key.gate.look(|admission, _| (admission.usage(now), admission.is_day_closed(now)));
+        let waiting = self.key.gate.waiting();
+        QuotaUsage { key: self.key.key.clone(), entries, waiting, day_closed }
     }
 
     /// Returns how long from now until what was denied would fit; `None` if never.

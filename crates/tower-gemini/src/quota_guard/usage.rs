@@ -43,6 +43,9 @@ pub struct QuotaUsage {
     pub entries: [DimensionUsage; 4],
     /// How many calls wait in the FIFO queue.
     pub waiting: usize,
+    /// Whether the service reported that this day's quota is exhausted: nothing is let through until
+    /// midnight Pacific, whatever the counts say.
+    pub day_closed: bool,
 }
 
 impl QuotaUsage {

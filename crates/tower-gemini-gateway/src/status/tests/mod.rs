@@ -131,6 +131,7 @@ fn the_json_has_exactly_the_documented_fields() {
         ("Caller", "/callers/0"),
         ("Load", "/load"),
         ("Stored", "/stored"),
+        ("Alerts", "/alerts"),
     ] {
         let object = json.pointer(pointer).and_then(Value::as_object);
         let object = object.unwrap_or_else(|| panic!("no object at {pointer}"));

@@ -21,7 +21,7 @@ use tower_gemini::verdict::Outcome;
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_sim::{Fault, Latency, Refusal, Shape, Sim};
 
-use super::super::{Caller, Circuit, Load, Quota, Spending, Status, Stored};
+use super::super::{Alerts, Caller, Circuit, Load, Quota, Spending, Status, Stored};
 use crate::stats::{HealthTargets, Stats};
 
 /// 2026-11-24T08:20:00Z, twenty minutes into the quota's day; the last call is before it ends.
@@ -146,6 +146,7 @@ pub(super) fn status() -> Status {
             waiting_limit: 1024,
             responses_waiting_for_memory: 1,
         };
+        status.alerts = Some(Alerts { sent: 2, failed: 1, problem: None });
         status.stored = Some(Stored {
             in_progress: 1,
             stored: 3,
