@@ -35,7 +35,7 @@ const FACTOR: usize = 8;
 const MOST: u32 = 24;
 /// What takes less is too short to be told from noise. A scanner that looks for the end of every
 /// eighth byte of the larger input anew looks at 268 million bytes.
-const SHORT: Duration = Duration::from_millis(6);
+const SHORT: Duration = Duration::from_millis(3);
 /// Runs of each size before a scanner is blamed: other work of the machine can last for some.
 const RUNS: usize = 20;
 
