@@ -35,7 +35,7 @@ fn every_file_of_the_examples_is_valid() {
     let mut files = 0;
     for file in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         let (name, text) = (file.display().to_string(), std::fs::read_to_string(&file).unwrap());
-        if name.ends_with("-models.toml") {
+        if name.ends_with("-vendor-models.toml") {
             Catalog::from_toml(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         } else {
             Config::parse(&text, &name).unwrap_or_else(|error| panic!("{error}"));
