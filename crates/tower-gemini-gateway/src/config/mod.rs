@@ -525,8 +525,8 @@ impl Tier {
     }
 }
 
-/// Limits with those that are written. Nobody runs a gateway that lets nothing through: 0 is how the
-/// file says "no limit".
+/// Limits with those that are written. Nobody runs a gateway that lets nothing through: 0 is how
+/// the file says "no limit".
 fn over(limits: Limits, written: [u64; 4]) -> Limits {
     let setters: [fn(Limits, u64) -> Limits; 4] =
         [Limits::rpm, Limits::tpm, Limits::ipm, Limits::rpd];
@@ -545,9 +545,7 @@ impl Spending {
             ("total", self.total),
         ]
     }
-}
 
-impl Spending {
     /// What is reserved for an attempt.
     pub(crate) fn reserve_by(&self) -> ReserveBy {
         match self.mode {

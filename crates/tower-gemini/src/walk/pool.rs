@@ -159,7 +159,8 @@ mod tests {
         assert_eq!(order(&pool([1, 9, 1]).headroom(left)), ["c", "", "b"]);
     }
 
-    // Each of a chain's models counted as a turn: with two models one of two members led every call.
+    // Each of a chain's models counted as a turn: with two models one of two members led every
+    // call.
     #[test]
     fn a_call_is_one_turn_however_many_models_its_chain_has() {
         let chain = Chain::new(["x", "y"]).pool(pool([1, 1, 1]));
