@@ -269,8 +269,9 @@ fn layers(
     Ok(Layers {
         observe: match kept {
             Some(kept) => kept.observe.clone(),
-            None => observe(config, &stats)?.catalog(catalog.clone()),
-        },
+            None => observe(config, &stats)?,
+        }
+        .catalog(catalog.clone()),
         stats,
         // A form's images are a third longer in the JSON that it becomes: every body that is
         // accepted can also be replayed.

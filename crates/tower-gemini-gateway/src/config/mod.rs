@@ -661,6 +661,20 @@ mod tests {
         assert_eq!(Config::parse("", "gateway.toml").unwrap(), Config::default());
     }
 
+    // The first one got all calls, whatever its weight.
+    #[test]
+    fn an_upstream_without_a_share_is_for_the_targets_that_name_it() {
+        let upstream = |name: &str, weight: u32| {
+            format!("{}api_key_env = \"K\"\nweight = {weight}\n", relay_at(name))
+        };
+        let tokens = "[auth]\nmode = \"tokens\"\ntokens_env = \"T\"\n";
+        let target = "[[fallback.target]]\nmodel = \"gemini-3-pro-image\"\nupstream = \"a\"\n";
+        let file = upstream("a", 0) + &upstream("b", 1) + tokens;
+        assert!(refusal(&file).contains("upstream \"a\" is never used"), "{}", refusal(&file));
+        let config = Config::parse(&(file + target), "gateway.toml").unwrap();
+        assert_eq!(config.leader(false).unwrap().name, "b");
+    }
+
     #[test]
     fn every_key_is_documented() {
         for section in [

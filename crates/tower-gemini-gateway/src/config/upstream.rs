@@ -125,10 +125,10 @@ impl Config {
     }
 
     /// The upstream that calls are addressed to: the first for paths of Vertex AI, or for all
-    /// others.
+    /// others, that has a share.
     pub(crate) fn leader(&self, vertex: bool) -> Option<&Upstream> {
         let mut own = self.upstream.iter().filter(|one| one.kind != UpstreamKind::OpenAi);
-        own.find(|one| one.kind.is_vertex() == vertex)
+        own.find(|one| one.kind.is_vertex() == vertex && one.weight != Some(0))
     }
 
     /// The others that stand for it: of its kind, and with a share.
