@@ -7,9 +7,10 @@
 //! ```
 //!
 //! Needs `redis-server` on the PATH for the rows of redis. A call begins a record before its first
-//! byte, adds its outcome, stores the response of 1.5 MB (an image of 1.1 MB in JSON) before the last
-//! byte goes to its client, and forgets the record once that is delivered. The row without a journal
-//! is what the stack itself takes; the differences to it count, and are this machine's and its disk's.
+//! byte, adds its outcome, stores the response of 1.5 MB (an image of 1.1 MB in JSON) before the
+//! last byte goes to its client, and forgets the record once that is delivered. The row without a
+//! journal is what the stack itself takes; the differences to it count, and are this machine's and
+//! its disk's.
 
 #![allow(
     clippy::print_stdout,

@@ -345,8 +345,8 @@ impl Model {
             .copied()
     }
 
-    /// Returns the price on that platform. Google's platforms have no models of other vendors: those
-    /// have one price list, whatever it is called.
+    /// Returns the price on that platform. Google's platforms have no models of other vendors:
+    /// those have one price list, whatever it is called.
     #[must_use]
     pub fn price(&self, platform: &Platform) -> Option<&Price> {
         let own = self.prices.iter().find(|price| price.platform == *platform);

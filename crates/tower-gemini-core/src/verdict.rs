@@ -115,7 +115,8 @@ macro_rules! outcomes {
             /// Every outcome, for tables and exhaustive tests.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
-            /// Returns the snake-case word used in trails, logs, metrics and `gemini-gateway explain`.
+            /// Returns the snake-case word used in trails, logs, metrics and `gemini-gateway
+            /// explain`.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $word,)* }

@@ -1,4 +1,5 @@
-//! The workflows of five published guides, each from its file in `examples/configs`, in paused time.
+//! The workflows of five published guides, each from its file in `examples/configs`, in paused
+//! time.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

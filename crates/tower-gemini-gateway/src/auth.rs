@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{StatusCode, Uri};
 use percent_encoding::percent_decode_str;
@@ -13,9 +13,7 @@ use crate::config::{self, AuthMode, ConfigError};
 use crate::door::{Token, TokenSource};
 use crate::responses::Rejection;
 use crate::upstream::Upstream;
-use crate::wire::with_path;
-
-pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+use crate::wire::{API_KEY, with_path};
 
 /// How callers are admitted.
 #[derive(Debug, Clone)]

@@ -2,7 +2,8 @@
 //! an encoding that was not asked for is undone.
 //!
 //! Google's error texts about a key contain it, within streams too. What is masked at the client is
-//! in nothing that is made of a response: no log, trail, metric, journal, stored response or answer.
+//! in nothing that is made of a response: no log, trail, metric, journal, stored response or
+//! answer.
 //!
 //! A key is looked for as it is, as a JSON string spells it, and percent-encoded. An upstream that
 //! spells its key in another way (base64, `\u0041`) does so on purpose, and could give it away
@@ -429,8 +430,8 @@ mod tests {
         assert_eq!(pass(Bytes::from_static(b"!")), "AIAI!");
     }
 
-    // A megabyte of zeroes is a kilobyte of gzip: however long the chunks are, little comes out at a
-    // time.
+    // A megabyte of zeroes is a kilobyte of gzip: however long the chunks are, little comes out at
+    // a time.
     #[test]
     fn a_body_that_is_decoded_is_delivered_in_bounded_pieces_and_must_be_whole() {
         let text = vec![b'x'; 32 * 1024 * 1024];

@@ -11,7 +11,6 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf as _, Bytes};
 use futures::TryFutureExt as _;
 use futures::future::{self, BoxFuture, MapOk};
-use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use http_body_util::{Either, Full};
@@ -73,10 +72,20 @@ impl Service<Uri> for Dial {
 /// One upstream's client.
 #[derive(Debug, Clone)]
 pub(crate) struct Route<C> {
-    pub(crate) address: Authority,
+    pub(crate) base: Uri,
     pub(crate) client: C,
     /// Where another vendor's images API is.
     pub(crate) images_api: Option<Uri>,
+}
+
+impl<C> Route<C> {
+    /// Whether a request goes there. A relay may have both APIs at one address: another vendor's is
+    /// told by the path of its base.
+    fn takes(&self, uri: &Uri) -> bool {
+        let below = || uri.path().strip_prefix(self.base.path().trim_end_matches('/'));
+        self.base.authority() == uri.authority()
+            && (self.images_api.is_none() || below().is_some_and(|rest| rest.starts_with("/v1")))
+    }
 }
 
 /// Sends each request by the client of the upstream that it is addressed to.
@@ -90,8 +99,11 @@ pub(crate) struct ByAddress<C> {
 impl<C: Clone> ByAddress<C> {
     /// For calls that are addressed to `own`, which may be sent to any of `all`.
     pub(crate) fn new(own: &Route<C>, all: &[Route<C>]) -> Self {
-        let others = all.iter().filter(|route| route.address != own.address);
-        Self { own: own.client.clone(), others: others.cloned().collect() }
+        let (vendors, others): (Vec<_>, Vec<_>) =
+            all.iter().cloned().partition(|route| route.images_api.is_some());
+        let is_other = |route: &Route<C>| route.base.authority() != own.base.authority();
+        let others = vendors.into_iter().chain(others.into_iter().filter(is_other));
+        Self { own: own.client.clone(), others: others.collect() }
     }
 }
 
@@ -142,8 +154,7 @@ impl<C: WireClient<Future: 'static>> Service<Request<WireBody>> for ByAddress<C>
     }
 
     fn call(&mut self, request: Request<WireBody>) -> Self::Future {
-        let address = request.uri().authority();
-        let other = address.and_then(|at| self.others.iter().find(|other| other.address == *at));
+        let other = self.others.iter().find(|other| other.takes(request.uri()));
         let Some(Route { client, images_api, .. }) = other.cloned() else {
             return future::Either::Left(self.own.call(request).map_ok(passed));
         };
@@ -234,6 +245,24 @@ pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Its requests went to the other API of the same relay, which does not know them.
+    #[test]
+    fn another_vendors_api_at_the_address_of_a_relay_is_told_by_its_path() {
+        let vendor = Route {
+            base: Uri::from_static("https://relay.example/v1"),
+            client: (),
+            images_api: Some(Uri::from_static("https://relay.example/v1/images/generations")),
+        };
+        for (uri, takes) in [
+            ("https://relay.example/v1/v1beta/models/m:generateContent", true),
+            ("https://relay.example/v1beta/models/m:generateContent", false),
+            ("https://relay.example/v1/models/m:generateContent", false),
+            ("https://other.example/v1/v1beta/models/m:generateContent", false),
+        ] {
+            assert_eq!(vendor.takes(&Uri::from_static(uri)), takes, "{uri}");
+        }
+    }
 
     #[test]
     fn the_password_of_a_proxy_is_sent_as_it_is_meant() {

@@ -142,10 +142,15 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     // The directory is read at the end only, and so is the file of signatures.
     let kept = |config: &Config| config::Keep { dir: None, ..config.keep.clone() };
     let server = |config: &Config| config::Server { accept_changes: None, ..config.server.clone() };
+    let quotas = |config: &Config| {
+        let quota = |one: &config::Upstream| (one.name.clone(), one.quota.clone());
+        config.upstream.iter().map(quota).collect::<Vec<_>>()
+    };
     [
         ("[server]", server(old) != server(new)),
         ("[keep]", kept(old) != kept(new)),
         ("[quota]", old.quota != new.quota),
+        ("quota of [[upstream]]", quotas(old) != quotas(new)),
         ("[spending]", old.spending != new.spending),
         ("[log]", old.log != new.log),
     ]

@@ -126,12 +126,9 @@ impl Snapshot {
         };
         let keys = upstreams.iter().filter_map(|upstream| upstream.key()?.to_str().ok());
         let secrets = Secrets::new(keys);
-        let clients = config.upstream.iter().zip(&upstreams).filter_map(|(settings, upstream)| {
-            let address = upstream.base().authority()?.clone();
-            Some((address, upstream.images_api(), client(settings)))
-        });
-        let clients = clients.map(|(address, images_api, client)| {
-            Ok(outbound::Route { address, images_api, client: client? })
+        let clients = config.upstream.iter().zip(&upstreams).map(|(settings, upstream)| {
+            let (base, images_api) = (upstream.base().clone(), upstream.images_api());
+            Ok(outbound::Route { base, images_api, client: client(settings)? })
         });
         let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
         let classify = upstreams
@@ -280,8 +277,9 @@ fn layers(
     Ok(Layers {
         observe: match kept {
             Some(kept) => kept.observe.clone(),
-            None => observe(config, &stats)?.catalog(catalog.clone()),
-        },
+            None => observe(config, &stats)?,
+        }
+        .catalog(catalog.clone()),
         stats,
         // A form's images are a third longer in the JSON that it becomes: every body that is
         // accepted can also be replayed.
@@ -599,7 +597,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_upstream_has_a_quota_of_its_own_that_outlives_a_reload() {
+    async fn an_upstream_keeps_the_identity_that_its_quota_is_counted_by_over_a_reload() {
         let before = build("[quota]\nrpm = 10\n").unwrap();
         let names = |snapshot: &Snapshot| {
             snapshot.upstreams().map(|one| one.id().to_string()).collect::<Vec<_>>()

@@ -2,13 +2,11 @@
 
 use std::fmt;
 
-use http::header::AUTHORIZATION;
 use http::{HeaderValue, Uri};
 use tower_gemini::ClassifyGeminiErrorLayer;
 use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::target::{self, UpstreamId};
 
-use crate::auth::API_KEY;
 use crate::config::{self, AuthMode, Config, ConfigError, UpstreamKind};
 use crate::files::warn_if_readable_by_others;
 use crate::log;
@@ -45,28 +43,16 @@ pub(crate) fn upstreams(
             is_vertex: upstream.kind == UpstreamKind::Vertex,
             is_vendor: upstream.kind == UpstreamKind::OpenAi,
             base,
-            target: signed(target, upstream.kind, key.as_ref())?,
+            // What was read as a key can stand in a header.
+            target: match key.clone().and_then(|key| upstream.kind.signed(key)) {
+                Some((name, key)) => target.auth(name, key),
+                None => target,
+            },
             key,
             charge_rules: upstream.charge_rules(),
         })
     });
     upstreams.collect()
-}
-
-/// The target with its key.
-fn signed(
-    target: target::Upstream,
-    kind: UpstreamKind,
-    key: Option<&HeaderValue>,
-) -> Result<target::Upstream, ConfigError> {
-    let Some(key) = key else { return Ok(target) };
-    if kind != UpstreamKind::OpenAi {
-        return Ok(target.auth(API_KEY, key.clone()));
-    }
-    let bearer = HeaderValue::from_bytes(&[b"Bearer ", key.as_bytes()].concat());
-    // The key is a header's value already.
-    let bearer = bearer.map_err(|error| ConfigError::at("upstream", error.to_string(), ""))?;
-    Ok(target.auth(AUTHORIZATION, bearer))
 }
 
 impl Upstream {

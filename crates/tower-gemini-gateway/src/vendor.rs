@@ -1,6 +1,6 @@
 //! Speaks another vendor's images API in Gemini's name: the layers see a Gemini API.
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -43,6 +43,7 @@ pub(crate) async fn ask<C: WireClient>(
     let body = read(body).await;
     let model = call.model.as_ref().map_or("", ModelId::as_str);
     let Some(response) = gemini_response(model, call.framing, parts.status, &body) else {
+        headers::for_rebuilt_body(&mut parts.headers, Some(body.len() as u64));
         return Ok(Response::from_parts(parts, Full::new(body)));
     };
     headers::for_changed_body(&mut parts.headers, Some(response.body.len() as u64));
@@ -57,14 +58,8 @@ where
 {
     let (mut body, mut read) = (Limited::new(body, LONGEST), Vec::new());
     while let Some(Ok(frame)) = body.frame().await {
-        if let Ok(mut data) = frame.into_data() {
-            use bytes::Buf as _;
-            while data.has_remaining() {
-                let chunk = data.chunk();
-                read.extend_from_slice(chunk);
-                let length = chunk.len();
-                data.advance(length);
-            }
+        if let Ok(data) = frame.into_data() {
+            read.put(data);
         }
     }
     read.into()

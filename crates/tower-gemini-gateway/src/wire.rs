@@ -15,16 +15,18 @@ use tower_gemini::clock::{Clock, SystemClock};
 const HOP_BY_HOP: [HeaderName; 7] =
     [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
+/// The caller's key, or that of an upstream.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 /// How long openai's clients wait between two bytes, in seconds.
 pub(crate) const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
 /// How long Google's SDKs wait for the whole response, in whole seconds.
 pub(crate) const SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
 /// How many retries openai's clients have made.
 pub(crate) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
-/// How many resends this request may have after an attempt that may have been paid for, in place
-/// of `retry.maybe_charged_resends`. One of them pays for an earlier request that was lost.
 /// How long a call may wait for quiet hours of `[peak]`: `2h`.
 pub(crate) const DEFERRABLE_FOR: HeaderName = HeaderName::from_static("x-gemini-deferrable-for");
+/// How many resends this request may have after an attempt that may have been paid for, in place
+/// of `retry.maybe_charged_resends`. One of them pays for an earlier request that was lost.
 pub(crate) const MAYBE_CHARGED_RESENDS: HeaderName =
     HeaderName::from_static("x-gemini-maybe-charged-resends");
 /// Two requests with the same value are one.

@@ -1,5 +1,5 @@
-//! Two gateways on one redis under load, with clients that go from one to the other: nothing is paid
-//! twice, every resend gets its image, and quotas and caps hold for both together.
+//! Two gateways on one redis under load, with clients that go from one to the other: nothing is
+//! paid twice, every resend gets its image, and quotas and caps hold for both together.
 //!
 //! The figures are printed: `cargo test -p tower-gemini-gateway --test replicas -- --nocapture`.
 

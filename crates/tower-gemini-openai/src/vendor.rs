@@ -95,8 +95,8 @@ pub struct GeminiResponse {
     pub body: Bytes,
 }
 
-/// Reads a response of the images API as the response to a call for `model`, in the framing that the
-/// call asks for.
+/// Reads a response of the images API as the response to a call for `model`, in the framing that
+/// the call asks for.
 ///
 /// A refusal (a status from 400 to 499) becomes an error in Google's form: nothing was made.
 /// `None` for everything else that is no list of images, such as an error of the vendor's server:
@@ -258,6 +258,17 @@ mod tests {
             }
         }
         assert_eq!(judged("generateContent", 200, r#"{"data":[]}"#), None);
+    }
+
+    #[test]
+    fn what_broke_off_or_came_too_late_is_not_free() {
+        let broken = r#"{"created":1,"data":[{"b64_json":"iVBORw0KGgo"#;
+        assert_eq!(judged("generateContent", 200, broken), None);
+        let call = call("{}", "generateContent");
+        let verdict = classify(&call, StatusCode::OK, &HeaderMap::new(), broken.as_bytes());
+        assert_eq!((verdict.outcome(), verdict.charge()), (Outcome::Interrupted, Charge::Charged));
+        let late = r#"{"error":{"message":"timed out","type":"timeout"}}"#;
+        assert_eq!(judged("generateContent", 408, late).unwrap().0.charge(), Charge::Maybe);
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl PacingLayer {
         if deadline.is_some_and(|deadline| at >= deadline) {
             return Err(at.saturating_duration_since(now));
         }
-        *next = at.checked_add(self.interval + self.jitter.mul_f64(fastrand::f64()));
+        *next = at.checked_add(self.interval.saturating_add(self.jitter.mul_f64(fastrand::f64())));
         Ok(at)
     }
 }

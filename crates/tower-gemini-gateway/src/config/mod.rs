@@ -529,8 +529,8 @@ impl Tier {
     }
 }
 
-/// Limits with those that are written. Nobody runs a gateway that lets nothing through: 0 is how the
-/// file says "no limit".
+/// Limits with those that are written. Nobody runs a gateway that lets nothing through: 0 is how
+/// the file says "no limit".
 fn over(limits: Limits, written: [u64; 4]) -> Limits {
     let setters: [fn(Limits, u64) -> Limits; 4] =
         [Limits::rpm, Limits::tpm, Limits::ipm, Limits::rpd];
@@ -549,9 +549,7 @@ impl Spending {
             ("total", self.total),
         ]
     }
-}
 
-impl Spending {
     /// What is reserved for an attempt.
     pub(crate) fn reserve_by(&self) -> ReserveBy {
         match self.mode {
@@ -665,6 +663,20 @@ mod tests {
     fn the_documented_file_is_the_default() {
         assert_eq!(Config::parse(EXAMPLE, "gateway.toml").unwrap(), Config::default());
         assert_eq!(Config::parse("", "gateway.toml").unwrap(), Config::default());
+    }
+
+    // The first one got all calls, whatever its weight.
+    #[test]
+    fn an_upstream_without_a_share_is_for_the_targets_that_name_it() {
+        let upstream = |name: &str, weight: u32| {
+            format!("{}api_key_env = \"K\"\nweight = {weight}\n", relay_at(name))
+        };
+        let tokens = "[auth]\nmode = \"tokens\"\ntokens_env = \"T\"\n";
+        let target = "[[fallback.target]]\nmodel = \"gemini-3-pro-image\"\nupstream = \"a\"\n";
+        let file = upstream("a", 0) + &upstream("b", 1) + tokens;
+        assert!(refusal(&file).contains("upstream \"a\" is never used"), "{}", refusal(&file));
+        let config = Config::parse(&(file + target), "gateway.toml").unwrap();
+        assert_eq!(config.leader(false).unwrap().name, "b");
     }
 
     #[test]

@@ -116,12 +116,12 @@ fn day(name: &str) -> Option<Day> {
 fn zone(name: &str) -> Check<Zone> {
     let offset = || {
         let (sign, rest) = match name.strip_prefix('+') {
-            Some(rest) => (1, rest),
+            Some(rest) => (1_i8, rest),
             None => (-1, name.strip_prefix('-')?),
         };
         let (hours, minutes) = rest.split_once(':').unwrap_or((rest, "0"));
-        let hours: i8 = hours.parse().ok()?;
-        Zone::fixed(sign * hours, minutes.parse().ok()?).ok()
+        let hours = sign.checked_mul(hours.parse().ok()?)?;
+        Zone::fixed(hours, minutes.parse().ok()?).ok()
     };
     let zone = match name.to_ascii_lowercase().as_str() {
         "utc" => Some(Zone::utc()),
@@ -137,6 +137,16 @@ fn zone(name: &str) -> Check<Zone> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_zone_is_a_name_or_an_offset_and_anything_else_is_refused() {
+        for name in ["UTC", "pacific", "Asia/Shanghai", "+08:00", "-3", "+05:30"] {
+            assert!(zone(name).is_ok(), "{name}");
+        }
+        for name in ["", "8", "+99:00", "--128", "+a:00", "Mars/Base"] {
+            assert!(zone(name).unwrap_err().to_string().contains("peak.zone"), "{name}");
+        }
+    }
 
     #[test]
     fn windows_are_daily_or_on_days_and_spans_may_go_over_sunday() {

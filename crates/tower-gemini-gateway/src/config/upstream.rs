@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use http::Uri;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue, Uri};
 use serde::Deserialize;
 use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::target::{self, UpstreamId};
 
 use super::{AuthMode, BaseUrl, Check, Config, ModelQuota, ensure};
+use crate::wire::API_KEY;
 
 /// One `[[upstream]]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -109,15 +111,24 @@ impl Config {
                 format!("upstream \"{name}\" has the address of another, with another way to it"),
                 "write the same ca_file and proxy in both",
             )?;
+            let is_vendor = |one: &Upstream| one.kind == UpstreamKind::OpenAi;
+            let is_other_api = |other: &Upstream| {
+                is_vendor(other) && !is_vendor(upstream) && other.base_url() == upstream.base_url()
+            };
+            check(
+                !self.upstream.iter().any(is_other_api),
+                format!("upstream \"{name}\" has the base_url of one of kind \"openai\""),
+                "write the path of either API in its base_url, such as https://…/v1 for \"openai\"",
+            )?;
         }
         Ok(())
     }
 
     /// The upstream that calls are addressed to: the first for paths of Vertex AI, or for all
-    /// others.
+    /// others, that has a share.
     pub(crate) fn leader(&self, vertex: bool) -> Option<&Upstream> {
         let mut own = self.upstream.iter().filter(|one| one.kind != UpstreamKind::OpenAi);
-        own.find(|one| one.kind.is_vertex() == vertex)
+        own.find(|one| one.kind.is_vertex() == vertex && one.weight != Some(0))
     }
 
     /// The others that stand for it: of its kind, and with a share.
@@ -144,6 +155,16 @@ impl Config {
 impl UpstreamKind {
     pub(crate) fn is_vertex(self) -> bool {
         self == Self::Vertex
+    }
+
+    /// The header that a key goes into; `None` where the key cannot stand in it.
+    pub(crate) fn signed(self, key: HeaderValue) -> Option<(HeaderName, HeaderValue)> {
+        if self != Self::OpenAi {
+            return Some((API_KEY, key));
+        }
+        let mut bearer = HeaderValue::from_bytes(&[b"Bearer ", key.as_bytes()].concat()).ok()?;
+        bearer.set_sensitive(true);
+        Some((AUTHORIZATION, bearer))
     }
 
     fn is_googles(self) -> bool {

@@ -21,7 +21,7 @@ use tower_gemini::{
     AttemptTimeoutLayer, ClassifyGeminiErrorLayer, CollectRequestLayer, SingleAttemptLayer, compose,
 };
 
-use crate::config::{ConfigError, Upstream};
+use crate::config::{ConfigError, Upstream, UpstreamKind};
 use crate::outbound::innermost;
 use crate::today::current_models;
 use crate::{outbound, wire};
@@ -61,15 +61,22 @@ impl<'a> Caller<'a> {
 
     /// A call that is free and needs the key.
     pub(super) fn free_call(&self) -> Option<Request<Full<Bytes>>> {
-        match self.upstream.kind.is_vertex() {
-            // Keys of express mode may count tokens; whether they may list models is not documented.
-            true => {
+        match self.upstream.kind {
+            // Keys of express mode may count tokens; whether they may list models is not
+            // documented.
+            UpstreamKind::Vertex => {
                 let model = &current_models().next()?.id;
                 let body = json!({ "contents": [{ "role": "user", "parts": [{ "text": "hi" }] }] });
                 self.request(Method::POST, &self.path(model, "countTokens"), body.to_string())
             }
-            false => self.request(Method::GET, "/v1beta/models?pageSize=1000", String::new()),
+            UpstreamKind::OpenAi => self.request(Method::GET, "/models", String::new()),
+            _ => self.request(Method::GET, "/v1beta/models?pageSize=1000", String::new()),
         }
+    }
+
+    /// Whether it makes images by Gemini's API.
+    pub(super) fn speaks_gemini(&self) -> bool {
+        self.upstream.kind != UpstreamKind::OpenAi
     }
 
     /// Below the base, for the platform of the upstream.
@@ -89,8 +96,8 @@ impl<'a> Caller<'a> {
         (*request.method_mut(), *request.uri_mut()) = (method, uri);
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(key) = &self.key {
-            headers.insert("x-goog-api-key", key.clone());
+        if let Some((name, key)) = self.key.clone().and_then(|key| self.upstream.kind.signed(key)) {
+            headers.insert(name, key);
         }
         Some(request)
     }
@@ -241,6 +248,23 @@ mod tests {
         let pro = ["gemini-3-pro-image", "gemini-2.5-pro"];
         assert!(canary(&pro).starts_with("gemini-3-pro-image 1K $0.14"), "{}", canary(&pro));
         assert_eq!(canary(&["somebody-elses"]), canary(&[]));
+    }
+
+    // It was asked for Google's list with Google's header, and a working key was reported as wrong.
+    #[test]
+    fn another_vendor_is_asked_for_its_own_list_of_models_with_a_bearer_key() {
+        let file = "[[upstream]]\nname = \"google\"\nkind = \"gemini\"\napi_key_env = \"G\"\n\
+                    [[upstream]]\nname = \"vendor\"\nkind = \"openai\"\napi_key_env = \"V\"\n\
+                    base_url = \"https://vendor.example/v1\"\n\
+                    [auth]\nmode = \"tokens\"\ntokens_env = \"T\"\n\
+                    [[fallback.target]]\nmodel = \"gemini-3-pro-image\"\nupstream = \"vendor\"\n";
+        let config = Config::parse(file, "gateway.toml").unwrap();
+        let key = Some(HeaderValue::from_static("a-key"));
+        let caller = Caller::new(&config.upstream[1], key, Duration::from_secs(1));
+        let request = caller.free_call().unwrap();
+        assert_eq!(request.uri(), "https://vendor.example/v1/models");
+        assert_eq!(request.headers()[header::AUTHORIZATION], "Bearer a-key");
+        assert!(!caller.speaks_gemini());
     }
 
     #[test]

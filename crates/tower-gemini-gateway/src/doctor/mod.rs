@@ -100,7 +100,7 @@ pub(crate) async fn run(
     let mut accepted = None;
     for upstream in chosen {
         let found = examine(&config, upstream, &mut report).await;
-        accepted = accepted.or(found);
+        accepted = accepted.or(found.filter(|(caller, _)| caller.speaks_gemini()));
     }
     match (args.image, accepted) {
         (false, _) => {}

@@ -8,6 +8,7 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{
     AUTHORIZATION, CONTENT_ENCODING, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
@@ -15,7 +16,6 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
-use http_body_util::{BodyExt, Limited};
 use tokio::time::Instant;
 use tower_gemini::call::Call;
 use tower_gemini::keep_paid::CallerId;
@@ -34,7 +34,7 @@ use crate::responses::{CHARGED, ErrorFormat, Rejection};
 use crate::snapshot::Snapshot;
 use crate::{limits, pages, wire};
 
-/// A response that names what was created is far below this. Longer ones pass unread.
+/// A response that names what was created is far below this. Longer ones pass.
 const MAX_READ_BYTES: u64 = 1024 * 1024;
 
 /// A request that came in.
@@ -216,17 +216,15 @@ impl Entry {
             Some(Access::Creates(kind) | Access::Owned(kind, _)) => *kind,
             _ => return response,
         };
-        let is_short =
-            response.body().size_hint().upper().is_some_and(|most| most < MAX_READ_BYTES);
         // An interaction is known by its trail.
-        if kind == Kind::Interaction || !response.status().is_success() || !is_short {
+        if kind == Kind::Interaction || !response.status().is_success() {
             return response;
         }
         let Some(token) = self.caller.token_name() else { return response };
         let (parts, body) = response.into_parts();
-        #[allow(clippy::cast_possible_truncation, reason = "a mebibyte")]
-        let body = match Limited::new(body, MAX_READ_BYTES as usize).collect().await {
-            Ok(body) => body.to_bytes(),
+        let body = match read_short(body).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(long)) => return Response::from_parts(parts, long),
             Err(error) => {
                 tracing::debug!(%error, "a response that names what it created broke off");
                 let rejection = Rejection::new(
@@ -260,6 +258,23 @@ impl Entry {
         }
         limits::hold(response, (held, self.place, self.visit))
     }
+}
+
+/// Reads a short body to its end; a longer one is as it was. What is chunked states no length.
+async fn read_short(body: Body) -> Result<Result<Bytes, Body>, axum::Error> {
+    if body.size_hint().lower() > MAX_READ_BYTES {
+        return Ok(Err(body));
+    }
+    let (mut rest, mut read, mut bytes) = (body.into_data_stream(), Vec::new(), 0);
+    while let Some(chunk) = rest.try_next().await? {
+        bytes += chunk.len() as u64;
+        read.push(chunk);
+        if bytes > MAX_READ_BYTES {
+            let read = stream::iter(read.into_iter().map(Ok));
+            return Ok(Err(Body::from_stream(read.chain(rest))));
+        }
+    }
+    Ok(Ok(read.concat().into()))
 }
 
 /// Whether a token's own list allows something.

@@ -1,10 +1,10 @@
 //! Which files, caches, batches and interactions were created through which token.
 //!
 //! Google knows one project: whoever knows an id may read, change and delete what it stands for. So
-//! the gateway remembers whose it is, at least for as long as Google keeps it. Where there is a store,
-//! a restart forgets nothing, and what the store says wins: another gateway may have created it anew.
-//! Without one, what was created before a restart is open to nobody, or to tokens whose `allow` has
-//! it.
+//! the gateway remembers whose it is, at least for as long as Google keeps it. Where there is a
+//! store, a restart forgets nothing, and what the store says wins: another gateway may have created
+//! it anew. Without one, what was created before a restart is open to nobody, or to tokens whose
+//! `allow` has it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

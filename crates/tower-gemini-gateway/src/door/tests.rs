@@ -9,7 +9,8 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::Instant;
 use tower_gemini::body::WireBody;
 use tower_gemini::clock::{Clock, RuntimeClock, SystemClock};
@@ -162,6 +163,30 @@ async fn what_was_created_through_one_token_is_no_other_tokens() {
     assert_eq!(ask(&gateway, BEN, "POST", count, names_it).await, 403);
     assert_eq!(sent.count(), before, "nothing was sent");
     assert_eq!(ask(&gateway, ANN, "POST", count, names_it).await, 200);
+}
+
+// Nothing of a response without a stated length was remembered: chunked, or once compressed.
+#[tokio::test(start_paused = true)]
+async fn what_was_created_is_remembered_without_a_stated_length_and_what_is_long_passes_whole() {
+    const LONG: usize = 3 * 1024 * 1024;
+    let dir = Dir::new();
+    let client = tower::service_fn(|request: Request<WireBody>| {
+        let rest = match *request.method() {
+            http::Method::POST => "\"}".to_owned(),
+            _ => "x".repeat(LONG) + "\"}",
+        };
+        let chunks = [r#"{"name":"cachedContents/abc","x":""#.to_owned(), rest];
+        let frames = chunks.map(|chunk| Ok::<_, std::io::Error>(Frame::data(Bytes::from(chunk))));
+        let body = StreamBody::new(futures::stream::iter(frames));
+        std::future::ready(Response::builder().body(body))
+    });
+    let gateway = Arc::new(Snapshot::over(client, clock(), &dir.config("", ""), None).unwrap());
+    assert_eq!(ask(&gateway, ANN, "POST", "/v1beta/cachedContents", "{}").await, 200);
+    let by_id = request("GET", "/v1beta/cachedContents/abc", ANN, "");
+    let response = handle(gateway.clone(), Instant::now(), by_id).await;
+    assert_eq!(response.status(), 200);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(body.len() > LONG && body.ends_with(b"x\"}"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,7 +33,8 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "CODE", conflicts_with = "jsonl")]
     status: Option<StatusCode>,
     /// Who sent it, by name (google, vertex, laozhang, apiyi, unknown) or by host: whose rules say
-    /// what a failure costs that Google did not report itself; unknown, which is careful, by default
+    /// what a failure costs that Google did not report itself; unknown, which is careful, by
+    /// default
     #[arg(long, value_name = "NAME|HOST", value_parser = rules_of)]
     upstream: Option<ChargeRules>,
     /// Write one JSON object

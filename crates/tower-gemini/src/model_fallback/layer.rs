@@ -88,8 +88,8 @@ impl ModelFallbackLayer {
         self
     }
 
-    /// Sends what goes to the upstream that calls are addressed to to one of these, also where there
-    /// is no other model.
+    /// Sends what goes to the upstream that calls are addressed to to one of these, also where
+    /// there is no other model.
     #[must_use]
     pub fn pool(self, pool: Pool) -> Self {
         self.with(|settings| {

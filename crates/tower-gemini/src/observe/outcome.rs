@@ -33,8 +33,8 @@ pub enum CallOutcome {
 
 impl CallOutcome {
     /// Returns the name used in logs, metrics and reports: that of the [`Outcome`], or `replayed`,
-    /// `own_quota`, `spending_cap`, `no_target`, `earlier_response_lost`, `not_recorded`, `rejected`,
-    /// `client_disconnected`.
+    /// `own_quota`, `spending_cap`, `no_target`, `earlier_response_lost`, `not_recorded`,
+    /// `rejected`, `client_disconnected`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -328,8 +328,9 @@ impl Account {
     }
 
     /// Starts new pages where periods have ended. A clock that was set back starts none: what was
-    /// counted stays counted, beside what the period that it shows now came to, until that has ended. Were it to stay until
-    /// the clock is there again, a clock that was years ahead for a moment would lock a cap.
+    /// counted stays counted, beside what the period that it shows now came to, until that has
+    /// ended. Were it to stay until the clock is there again, a clock that was years ahead for a
+    /// moment would lock a cap.
     fn turn(&mut self, now: SystemTime) {
         for book in &mut self.books {
             let (start, end) = book.period.holding(now, &self.zone);

@@ -8,8 +8,8 @@ use super::SpendingFuture;
 /// Keeps short texts by table and key, for several processes or over a restart.
 ///
 /// The layers keep open circuits that only time or people close so
-/// ([`Circuits::share`](crate::model_fallback::Circuits::share)). A table has as many texts as whoever
-/// writes it leaves in it: a store forgets nothing by itself.
+/// ([`Circuits::share`](crate::model_fallback::Circuits::share)). A table has as many texts as
+/// whoever writes it leaves in it: a store forgets nothing by itself.
 ///
 /// ```
 /// use tower_gemini::store::{MemoryStore, RecordStore};

@@ -124,22 +124,28 @@ impl Chain {
         order
     }
 
-    /// These legs at every member of the pool, where there is one.
+    /// These legs at every member of the pool, where there is one, unless they name an upstream.
     pub(super) fn at_pool(&self, legs: Vec<Leg>) -> Vec<Leg> {
-        match &self.pool {
-            Some(pool) => legs.into_iter().flat_map(|leg| pooled(pool, leg)).collect(),
-            None => legs,
+        let Some(pool) = &self.pool else { return legs };
+        let mut leader = None;
+        let mut pooled = Vec::new();
+        for leg in legs {
+            if leg.target.upstream().is_some() {
+                pooled.push(leg);
+                continue;
+            }
+            let members = pool.ranked(leg.target.model());
+            leader = leader.or(members.first().copied());
+            pooled.extend(members.into_iter().map(|member| Leg {
+                target: member.at(&leg.target),
+                is_pooled: true,
+                ..leg.clone()
+            }));
         }
+        // A call is one turn, however many models its chain has.
+        leader.inspect(|leader| leader.lead());
+        pooled
     }
-}
-
-/// A leg at every member of the pool, unless it names an upstream.
-fn pooled(pool: &Pool, leg: Leg) -> Vec<Leg> {
-    if leg.target.upstream().is_some() {
-        return vec![leg];
-    }
-    let targets = pool.targets(&leg.target).into_iter();
-    targets.map(|target| Leg { target, is_pooled: true, ..leg.clone() }).collect()
 }
 
 /// The one name that the catalogue gives a model; its own where the catalogue does not know it.

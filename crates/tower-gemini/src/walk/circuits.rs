@@ -171,8 +171,9 @@ impl Circuits {
         Some(Waiting(waiting))
     }
 
-    /// What part of its longest delay a call waits that a recovery has woken. Multiples of the golden
-    /// ratio are far apart, however many there are, and the same in every run of a simulation.
+    /// What part of its longest delay a call waits that a recovery has woken. Multiples of the
+    /// golden ratio are far apart, however many there are, and the same in every run of a
+    /// simulation.
     pub(super) fn next_share(&self) -> f64 {
         const GOLDEN: u32 = 0x9E37_79B9;
         let woken = self.0.woken.fetch_add(1, Ordering::Relaxed);

@@ -4,7 +4,8 @@
 //!
 //! [`Chain`] and [`Ladder`] are the data, [`FallbackOrder`] says which of the two gives way first.
 //! `plan.rs` gives the next target, `policy.rs` decides whether there may be one, `circuits.rs`
-//! knows by the states of `circuit_states.rs` which targets are left alone, `shared_circuits.rs` shares that, and `service.rs` is the loop.
+//! knows by the states of `circuit_states.rs` which targets are left alone, `shared_circuits.rs`
+//! shares that, and `service.rs` is the loop.
 
 mod chain;
 mod circuit_states;

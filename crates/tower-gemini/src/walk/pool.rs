@@ -38,8 +38,9 @@ pub struct Pool {
     headroom: Option<Arc<Headroom>>,
 }
 
+/// One of the upstreams.
 #[derive(Clone)]
-struct Member {
+pub(super) struct Member {
     upstream: Option<Upstream>,
     weight: u32,
     led: Arc<AtomicU64>,
@@ -71,26 +72,32 @@ impl Pool {
         self
     }
 
-    /// The target at each member, the best first, and counts it as led.
-    pub(super) fn targets(&self, target: &Target) -> Vec<Target> {
-        let left = |at| self.headroom.as_ref().map_or(1.0, |of| of(at, target.model()));
+    /// Its members for a model, the best first.
+    pub(super) fn ranked(&self, model: &ModelId) -> Vec<&Member> {
+        let left = |at| self.headroom.as_ref().map_or(1.0, |of| of(at, model));
         let rank = |(at, member): (usize, _)| (left(at), member);
         let mut members: Vec<(f64, &Member)> = self.members.iter().enumerate().map(rank).collect();
         members.sort_by(|(a, one), (b, other)| b.total_cmp(a).then_with(|| one.by_turns(other)));
-        if let Some((_, first)) = members.first() {
-            first.led.fetch_add(1, Relaxed);
-        }
-        let at = |(_, member): (f64, &Member)| match &member.upstream {
-            Some(upstream) => target.clone().on(upstream.clone()),
-            None => target.clone(),
-        };
-        members.into_iter().map(at).collect()
+        members.into_iter().map(|(_, member)| member).collect()
     }
 }
 
 impl Member {
     fn new(upstream: Option<Upstream>, weight: u32) -> Self {
         Self { upstream, weight: weight.max(1), led: Arc::default() }
+    }
+
+    /// The target at this upstream.
+    pub(super) fn at(&self, target: &Target) -> Target {
+        match &self.upstream {
+            Some(upstream) => target.clone().on(upstream.clone()),
+            None => target.clone(),
+        }
+    }
+
+    /// Counts a call that it leads.
+    pub(super) fn lead(&self) {
+        self.led.fetch_add(1, Relaxed);
     }
 
     /// Whose turn is first: whoever led least for its weight.
@@ -110,9 +117,11 @@ impl fmt::Debug for Pool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Chain;
     use super::*;
     use http::Uri;
     use proptest::prelude::*;
+    use tower_gemini_core::catalog::Catalog;
 
     fn pool(weights: [u32; 3]) -> Pool {
         let at = |name: &'static str| {
@@ -122,13 +131,17 @@ mod tests {
     }
 
     fn order(pool: &Pool) -> Vec<String> {
-        let targets = pool.targets(&Target::new("m"));
-        targets.iter().map(|target| target.account().to_owned()).collect()
+        let target = Target::new("m");
+        let members = pool.ranked(target.model());
+        members[0].lead();
+        members.iter().map(|member| member.at(&target).account().to_owned()).collect()
     }
 
     proptest! {
         #[test]
-        fn members_with_the_same_quota_lead_by_their_weights(weights in prop::array::uniform3(1u32..6)) {
+        fn members_with_the_same_quota_lead_by_their_weights(
+            weights in prop::array::uniform3(1u32..6),
+        ) {
             let pool = pool(weights);
             let calls = weights.iter().sum::<u32>() * 4;
             let mut led = [0u32; 3];
@@ -144,5 +157,18 @@ mod tests {
     fn the_member_with_most_quota_left_leads_and_one_without_any_comes_last() {
         let left = |at: usize, _: &ModelId| [0.2, 0.0, 0.9][at];
         assert_eq!(order(&pool([1, 9, 1]).headroom(left)), ["c", "", "b"]);
+    }
+
+    // Each of a chain's models counted as a turn: with two models one of two members led every
+    // call.
+    #[test]
+    fn a_call_is_one_turn_however_many_models_its_chain_has() {
+        let chain = Chain::new(["x", "y"]).pool(pool([1, 1, 1]));
+        let mut first = Vec::new();
+        for _ in 0..6 {
+            let legs = chain.at_pool(chain.order("x", None, Catalog::builtin()));
+            first.push(legs[0].target.account().to_owned());
+        }
+        assert_eq!(first, ["", "b", "c", "", "b", "c"]);
     }
 }

@@ -184,8 +184,8 @@ struct Last<S: CallService> {
 }
 
 /// Waits for a target where none can be tried now: one call probes early, the others wait for the
-/// first circuit that closes, and are sent within [`SPREAD`] after it, or for what is due again. `Err`
-/// where that does not fit the call's deadline, or too many wait.
+/// first circuit that closes, and are sent within [`SPREAD`] after it, or for what is due again.
+/// `Err` where that does not fit the call's deadline, or too many wait.
 async fn wait_for_target<S: CallService>(
     walk: &mut Walk<'_>,
     circuits: &Circuits,
@@ -218,8 +218,8 @@ async fn wait_for_target<S: CallService>(
             last.answer = None;
         }
         let is_woken = timeout_at(wake_at, changed).await.is_ok();
-        // All who wait are woken in the same instant: sent at once, they would overload what has just
-        // recovered. Looked at again after that, it may be overloaded already.
+        // All who wait are woken in the same instant: sent at once, they would overload what has
+        // just recovered. Looked at again after that, it may be overloaded already.
         let now = Instant::now();
         if is_woken && walk.has_recovered(now) {
             let left = state.deadline().map_or(SPREAD, |at| at.saturating_duration_since(now) / 4);
