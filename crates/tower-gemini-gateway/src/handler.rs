@@ -287,15 +287,14 @@ async fn send(
     }
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
     let retry = &gateway.config().retry;
-    let patience = request.extensions().get().map(|&DeferrableFor(patience)| patience);
     let usual = retry.deadline.map(|deadline| deadline.0);
-    // With hours to wait for, the usual time begins after them.
-    let own = match patience {
-        Some(patience) => Some(patience + usual.unwrap_or(AFTER_WAITING)),
-        None => usual,
-    };
-    if let Some(patience) = patience {
+    let mut own = usual;
+    if let Some(&DeferrableFor(patience)) = request.extensions().get() {
         options = options.deferrable_for(patience);
+        // The usual time begins when the wait is over.
+        if let Some(delay) = gateway.layers().peak.delay(patience) {
+            own = Some(delay + usual.unwrap_or(AFTER_WAITING).max(AFTER_WAITING));
+        }
     }
     if let Some(within) = shorter(wire::stated_deadline(request.headers(), silent), own) {
         let waited =

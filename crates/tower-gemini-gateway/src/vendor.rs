@@ -13,8 +13,9 @@ use tower_gemini::headers;
 use tower_gemini::stage::WireClient;
 use tower_gemini_openai::vendor::{gemini_response, images_request};
 
-/// The longest response: ten images of 4K as base64.
-const LONGEST: usize = 256 * 1024 * 1024;
+/// The longest response that is read, as `responses.buffer_up_to` is by default; a 4K image has about
+/// 25 MB as base64.
+const LONGEST: usize = 64 * 1024 * 1024;
 
 /// Asks for what a Gemini request asks for, and returns the response as Gemini's.
 ///

@@ -125,7 +125,7 @@ impl<S: AttemptService> Service<Request<AttemptBody>> for Pacing<S> {
                 return OptionalFuture::on(Box::pin(std::future::ready(Ok(response))));
             }
         };
-        state.record(Step::Waited { delay: at - now, why: WaitReason::OwnQuota });
+        state.record(Step::Waited { delay: at - now, why: WaitReason::Pacing });
         let mut inner = take_ready(&mut self.inner);
         OptionalFuture::on(Box::pin(async move {
             sleep_until(at).await;

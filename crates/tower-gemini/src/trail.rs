@@ -233,6 +233,8 @@ reasons! {
         /// Our own admission keeps within a quota; the delay is what was expected when the wait
         /// began.
         OwnQuota = "to stay within the quota",
+        /// The distance that [`Pacing`](crate::Pacing) keeps.
+        Pacing = "to keep a distance",
         /// Running attempts had reserved what is left below a spending cap; the delay is what the
         /// wait took.
         SpendingCap = "for what running attempts have reserved",

@@ -125,8 +125,12 @@ impl Ownership {
 
     /// Completes when what was remembered is in the store, or is not for too long.
     pub(super) async fn written(&self) {
-        let writing = std::mem::take(&mut *self.writing());
-        let _ = tokio::time::timeout(STORE_LIMIT, writing.join_all()).await;
+        let mut writing = std::mem::take(&mut *self.writing());
+        // One that panicked is written no more; the others are.
+        let all = async { while writing.join_next().await.is_some() {} };
+        if tokio::time::timeout(STORE_LIMIT, all).await.is_err() {
+            writing.detach_all();
+        }
     }
 
     /// Which of these were not created through this token.

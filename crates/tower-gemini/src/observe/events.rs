@@ -102,6 +102,7 @@ pub fn wait_name(why: WaitReason) -> &'static str {
         WaitReason::Backoff => "backoff",
         WaitReason::ServerHint => "server_hint",
         WaitReason::OwnQuota => "own_quota",
+        WaitReason::Pacing => "pacing",
         WaitReason::SpendingCap => "spending_cap",
         WaitReason::Cooldown => "cooldown",
         WaitReason::Outage => "outage",

@@ -58,7 +58,7 @@
 //! | `step` | level | reports | next to `call`, `attempt`, `model`, `size`, `outcome`, `charge` |
 //! | --- | --- | --- | --- |
 //! | `attempt` | debug | the end of an attempt, body included | `status`, `quota`, `reason`, `cost_at_least_microusd`, `cost_at_most_microusd`, `took_ms` |
-//! | `waited` | debug | the start of a wait | `delay_ms`, `why`: `backoff`, `server_hint`, `own_quota`, `cooldown`, `quiet_hours` |
+//! | `waited` | debug | the start of a wait | `delay_ms`, `why`: `backoff`, `server_hint`, `own_quota`, `pacing`, `spending_cap`, `cooldown`, `outage`, `quiet_hours` |
 //! | `stopped` | debug | that nothing more is sent | `why`: as in the trail's JSON (`attempts_used_up`, `charged` …) |
 //! | `fell_back` | info | that a fallback leaves a target | `from`, `to`; `outcome` is the cause |
 //! | `skipped` | debug | that a fallback skips a target | `to`: the target, `why`, `delay_ms`: its remaining cooldown |

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Schedule;
-use super::route::Routes;
+use super::route::{Routes, worth_waiting};
 use crate::clock::{Clock, SystemClock};
 
 /// Makes [`PeakHourRouter`](super::PeakHourRouter) services.
@@ -62,6 +62,13 @@ impl PeakHourRouterLayer {
     #[must_use]
     pub fn reserve(self, reserve: Duration) -> Self {
         self.with(|settings| settings.reserve = reserve)
+    }
+
+    /// How long a call that may wait this long would, if it came now; `None` where it would not.
+    #[must_use]
+    pub fn delay(&self, patience: Duration) -> Option<Duration> {
+        let Settings { schedule, clock, .. } = &*self.settings;
+        worth_waiting(schedule, clock.now(), patience).filter(|_| !self.is_off)
     }
 
     /// Reads the time from this clock. Default: the machine's.

@@ -80,8 +80,7 @@ impl Chain {
     }
 
     /// Sends what goes to the upstream that calls are addressed to to one of these.
-    #[must_use]
-    pub fn pool(mut self, pool: Pool) -> Self {
+    pub(crate) fn pool(mut self, pool: Pool) -> Self {
         self.pool = Some(pool);
         self
     }

@@ -20,6 +20,7 @@ type Headroom = dyn Fn(usize, &ModelId) -> f64 + Send + Sync;
 ///
 /// ```
 /// use http::Uri;
+/// use tower_gemini::ModelFallbackLayer;
 /// use tower_gemini::model_fallback::{Chain, Pool};
 /// use tower_gemini::target::Upstream;
 ///
@@ -27,8 +28,8 @@ type Headroom = dyn Fn(usize, &ModelId) -> f64 + Send + Sync;
 /// let second = Upstream::gemini_api(base).api_key("key-of-another-project")?.account("second");
 /// // Calls are addressed to the first, with its key. Nothing is known of quotas here.
 /// let pool = Pool::new(2).member(second, 1).headroom(|_member, _model| 1.0);
-/// let chain = Chain::new(["gemini-3-pro-image"]).pool(pool);
-/// # let _ = chain;
+/// let layer = ModelFallbackLayer::new(Chain::new(["gemini-3-pro-image"])).pool(pool);
+/// # let _ = layer;
 /// # Ok::<(), http::header::InvalidHeaderValue>(())
 /// ```
 #[derive(Clone)]
