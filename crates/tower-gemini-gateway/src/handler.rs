@@ -287,7 +287,15 @@ async fn send(
     }
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
     let retry = &gateway.config().retry;
-    let patience = request.extensions().get().map(|&DeferrableFor(patience)| patience);
+    let memory = request.extensions_mut().remove::<Arc<RequestMemory>>();
+    // Held until the response begins. Where there is no room to wait, the call is sent at once.
+    let deferred = match request.extensions().get() {
+        Some(&DeferrableFor(patience)) if gateway.config().peak.is_on() => {
+            memory.as_ref().and_then(|memory| Some((patience, memory.defer()?)))
+        }
+        _ => None,
+    };
+    let patience = deferred.as_ref().map(|(patience, _)| *patience);
     let usual = retry.deadline.map(|deadline| deadline.0);
     // With hours to wait for, the usual time begins after them.
     let own = match patience {
@@ -302,7 +310,7 @@ async fn send(
             request.extensions().get().map_or(Duration::ZERO, |at: &Arrived| at.0.elapsed());
         options = options.deadline(within.saturating_sub(waited));
     }
-    if let Some(memory) = request.extensions_mut().remove::<Arc<RequestMemory>>() {
+    if let Some(memory) = memory {
         let response = memory.response();
         request.extensions_mut().insert(response.clone());
         options = options.memory(response);
@@ -318,7 +326,9 @@ async fn send(
     let now = SystemClock.now();
     let mut told = RetryHeaders::default();
     told.longest_retry_after = gateway.config().responses.longest_retry_after.0;
-    let response = match stack.oneshot(request).await {
+    let response = stack.oneshot(request).await;
+    drop(deferred);
+    let response = match response {
         Ok(response) => {
             let (mut parts, body) = response.into_parts();
             wire::clean_response(&mut parts.headers);

@@ -21,10 +21,10 @@ pub(crate) const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless
 pub(crate) const SERVER_TIMEOUT: HeaderName = HeaderName::from_static("x-server-timeout");
 /// How many retries openai's clients have made.
 pub(crate) const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
-/// How many resends this request may have after an attempt that may have been paid for, in place
-/// of `retry.maybe_charged_resends`. One of them pays for an earlier request that was lost.
 /// How long a call may wait for quiet hours of `[peak]`: `2h`.
 pub(crate) const DEFERRABLE_FOR: HeaderName = HeaderName::from_static("x-gemini-deferrable-for");
+/// How many resends this request may have after an attempt that may have been paid for, in place
+/// of `retry.maybe_charged_resends`. One of them pays for an earlier request that was lost.
 pub(crate) const MAYBE_CHARGED_RESENDS: HeaderName =
     HeaderName::from_static("x-gemini-maybe-charged-resends");
 /// Two requests with the same value are one.
