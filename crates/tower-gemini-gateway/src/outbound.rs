@@ -13,7 +13,7 @@ use futures::future::{self, BoxFuture, MapOk};
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,11 +26,13 @@ use tower::ServiceExt;
 use tower_gemini::body::WireBody;
 use tower_gemini::error::BoxError;
 use tower_gemini::stage::{UpstreamBody, WireClient};
+use tower_gemini::target::UpstreamId;
 use tower_service::Service;
 
 use crate::config::{ConfigError, Upstream};
+use crate::log;
 use crate::tls::certificates;
-use crate::{log, vendor};
+use crate::vendor::{self, VendorBody};
 
 /// The client of one upstream.
 pub(crate) type HttpClient = Client<HttpsConnector<Dial>, WireBody>;
@@ -72,10 +74,22 @@ impl Service<Uri> for Dial {
 /// One upstream's client.
 #[derive(Debug, Clone)]
 pub(crate) struct Route<C> {
+    pub(crate) id: UpstreamId,
     pub(crate) address: Authority,
     pub(crate) client: C,
     /// Where another vendor's images API is.
     pub(crate) images_api: Option<Uri>,
+}
+
+impl<C> Route<C> {
+    /// Whether a request is for this upstream. Another vendor may share its address with a server
+    /// that speaks Gemini's API: only what a fallback sends to it is its own.
+    fn is_for(&self, request: &Request<WireBody>) -> bool {
+        match &self.images_api {
+            Some(_) => request.body().upstream() == Some(&self.id),
+            None => request.uri().authority() == Some(&self.address),
+        }
+    }
 }
 
 /// Sends each request by the client of the upstream that it is addressed to.
@@ -83,19 +97,23 @@ pub(crate) struct Route<C> {
 pub(crate) struct ByAddress<C> {
     /// For what is addressed to no other.
     own: C,
+    /// Vendors first.
     others: Arc<[Route<C>]>,
 }
 
 impl<C: Clone> ByAddress<C> {
     /// For calls that are addressed to `own`, which may be sent to any of `all`.
     pub(crate) fn new(own: &Route<C>, all: &[Route<C>]) -> Self {
-        let others = all.iter().filter(|route| route.address != own.address);
-        Self { own: own.client.clone(), others: others.cloned().collect() }
+        let is_vendor = |route: &&Route<C>| route.images_api.is_some();
+        let is_other = |route: &&Route<C>| !is_vendor(route) && route.address != own.address;
+        let vendors = all.iter().filter(is_vendor);
+        let others = vendors.chain(all.iter().filter(is_other)).cloned().collect();
+        Self { own: own.client.clone(), others }
     }
 }
 
 /// The body of a client's response, in bytes, or one that was made here.
-type AnyBody<B> = Either<InBytes<B>, Full<Bytes>>;
+type AnyBody<B> = Either<InBytes<B>, VendorBody>;
 type Answer<C> = Response<AnyBody<<C as WireClient>::ResponseBody>>;
 
 /// A body whose chunks are bytes.
@@ -141,8 +159,7 @@ impl<C: WireClient<Future: 'static>> Service<Request<WireBody>> for ByAddress<C>
     }
 
     fn call(&mut self, request: Request<WireBody>) -> Self::Future {
-        let address = request.uri().authority();
-        let other = address.and_then(|at| self.others.iter().find(|other| other.address == *at));
+        let other = self.others.iter().find(|other| other.is_for(&request));
         let Some(Route { client, images_api, .. }) = other.cloned() else {
             return future::Either::Left(self.own.call(request).map_ok(passed));
         };

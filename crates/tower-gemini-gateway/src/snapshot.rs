@@ -125,10 +125,8 @@ impl Snapshot {
         let secrets = Secrets::new(keys);
         let clients = config.upstream.iter().zip(&upstreams).filter_map(|(settings, upstream)| {
             let address = upstream.base().authority()?.clone();
-            Some((address, upstream.images_api(), client(settings)))
-        });
-        let clients = clients.map(|(address, images_api, client)| {
-            Ok(outbound::Route { address, images_api, client: client? })
+            let (id, images_api) = (upstream.id().clone(), upstream.images_api());
+            Some(client(settings).map(|client| outbound::Route { id, address, images_api, client }))
         });
         let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
         let classify = upstreams
