@@ -99,12 +99,12 @@ async fn off_peak_the_fast_model_leads_and_in_peak_hours_the_other() {
 #[tokio::test(start_paused = true)]
 async fn the_decision_flow_waits_where_that_helps_and_sends_once_what_costs_or_cannot_work() {
     let day = Fault::RateLimitDay { retry_after: Duration::from_secs(21) };
-    let refused = Fault::Refused(Refusal::ALL[0].clone());
+    let refused = Fault::Refused(Refusal::ALL[0]);
     for (fault, status, sends) in [
         (Fault::HighDemand, 200, 2),
         (day, 429, 1),
         (refused, 200, 1),
-        (Fault::Forbidden(tower_gemini_sim::Forbidden::ALL[0].clone()), 403, 1),
+        (Fault::Forbidden(tower_gemini_sim::Forbidden::ALL[0]), 403, 1),
     ] {
         let sim = Sim::quick([fault.clone()]);
         let answer =
