@@ -287,21 +287,27 @@ async fn send(
     }
     let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
     let retry = &gateway.config().retry;
+    let memory = request.extensions_mut().remove::<Arc<RequestMemory>>();
+    // Held until the response begins. Where there is no room to wait, the call is sent at once.
+    let deferred = request.extensions().get().and_then(|&DeferrableFor(patience)| {
+        let delay = gateway.layers().peak.delay(patience)?;
+        Some((patience, delay, memory.as_ref()?.defer()?))
+    });
     let usual = retry.deadline.map(|deadline| deadline.0);
-    let mut own = usual;
-    if let Some(&DeferrableFor(patience)) = request.extensions().get() {
-        options = options.deferrable_for(patience);
+    let own = match &deferred {
         // The usual time begins when the wait is over.
-        if let Some(delay) = gateway.layers().peak.delay(patience) {
-            own = Some(delay + usual.unwrap_or(AFTER_WAITING).max(AFTER_WAITING));
+        Some((patience, delay, _)) => {
+            options = options.deferrable_for(*patience);
+            Some(*delay + usual.unwrap_or(AFTER_WAITING).max(AFTER_WAITING))
         }
-    }
+        None => usual,
+    };
     if let Some(within) = shorter(wire::stated_deadline(request.headers(), silent), own) {
         let waited =
             request.extensions().get().map_or(Duration::ZERO, |at: &Arrived| at.0.elapsed());
         options = options.deadline(within.saturating_sub(waited));
     }
-    if let Some(memory) = request.extensions_mut().remove::<Arc<RequestMemory>>() {
+    if let Some(memory) = memory {
         let response = memory.response();
         request.extensions_mut().insert(response.clone());
         options = options.memory(response);
@@ -317,7 +323,9 @@ async fn send(
     let now = SystemClock.now();
     let mut told = RetryHeaders::default();
     told.longest_retry_after = gateway.config().responses.longest_retry_after.0;
-    let response = match stack.oneshot(request).await {
+    let response = stack.oneshot(request).await;
+    drop(deferred);
+    let response = match response {
         Ok(response) => {
             let (mut parts, body) = response.into_parts();
             wire::clean_response(&mut parts.headers);

@@ -1,7 +1,7 @@
 //! The whole gateway but its sockets, in paused time: the simulator is its client in process.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -646,12 +646,14 @@ async fn another_vendor_draws_as_a_last_resort_and_both_ledgers_and_the_caller_k
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_edit_conversation_or_call_that_keeps_its_vendor_goes_to_another() {
+async fn no_edit_conversation_text_or_call_that_keeps_its_vendor_goes_to_another() {
     let image = r#"{"inlineData":{"mimeType":"image/png","data":"iVBORw0KGgo="}}"#;
     let edit = format!(r#"{{"contents":[{{"parts":[{{"text":"blue"}},{image}]}}]}}"#);
     let turns = r#"{"contents":[{"role":"user","parts":[{"text":"a"}]},{"role":"model","parts":[{"text":"b"}]},{"role":"user","parts":[{"text":"c"}]}]}"#;
     let plain = r#"{"contents":[{"parts":[{"text":"a red apple"}]}]}"#;
-    for (more, body) in [("", edit.as_str()), ("", turns), ("keep_vendor = true\n", plain)] {
+    let text = r#"{"contents":[{"parts":[{"text":"2+2?"}]}],"generationConfig":{"responseModalities":["TEXT"]}}"#;
+    let never = [edit.as_str(), turns, text].map(|body| ("", body));
+    for (more, body) in never.into_iter().chain([("keep_vendor = true\n", plain)]) {
         let (google, vendor) = (Sim::quick((0..9).map(|_| Fault::Overloaded)), Sim::quick([]));
         let file = vendor_config(more);
         let gateway = with_vendor(&google, &vendor, &file.toml);
@@ -685,4 +687,83 @@ async fn what_another_vendors_server_fails_at_is_sent_once() {
     let gateway = Arc::new(Snapshot::over(client, clock(), &config, None).unwrap());
     let answer = handle(gateway, Instant::now(), asking(0, "gemini-3-pro-image", "1K")).await;
     assert_eq!((answer.status().as_u16(), sent.load(Ordering::Relaxed)), (424, 1));
+}
+
+/// Google without capacity, and another vendor at the same address, which gives this response.
+/// Returns what the caller gets and what the vendor got.
+async fn at_one_address(
+    vendors: Response<Body>,
+) -> (http::response::Parts, Result<Bytes, axum::Error>, Vec<http::request::Parts>) {
+    let (vendors, got) = (Arc::new(Mutex::new(Some(vendors))), Arc::new(Mutex::new(Vec::new())));
+    let (response, heads) = (vendors, got.clone());
+    let client = tower::service_fn(move |request: Request<WireBody>| {
+        let (response, heads) = (response.clone(), heads.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            body.collect().await.unwrap();
+            if parts.uri.path().contains("/gemini/") {
+                let error = r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
+                return Ok(Response::builder().status(503).body(Body::from(error)).unwrap());
+            }
+            heads.lock().unwrap().push(parts);
+            Ok::<_, std::io::Error>(response.lock().unwrap().take().unwrap())
+        }
+    });
+    let file = vendor_config("");
+    let toml = file.toml.replace(
+        "kind = \"gemini\"\n",
+        "kind = \"relay\"\nbase_url = \"http://vendor.test/gemini\"\n",
+    );
+    let config = Config::parse(&toml, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
+    let gateway = Arc::new(Snapshot::over(client, clock(), &config, None).unwrap());
+    let mut request = asking(0, "gemini-3-pro-image", "1K");
+    for name in ["cookie", "x-goog-api-client", "user-agent", "x-goog-user-project"] {
+        request.headers_mut().insert(name, "of-the-caller".parse().unwrap());
+    }
+    let (parts, body) = handle(gateway, Instant::now(), request).await.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes());
+    let got = std::mem::take(&mut *got.lock().unwrap());
+    (parts, body, got)
+}
+
+const VENDORS_IMAGE: &str = r#"{"data":[{"b64_json":"iVBORw0KGgo="}]}"#;
+
+// Relays serve both APIs under one name: the vendor's key went to the relay with Gemini's request.
+#[tokio::test(start_paused = true)]
+async fn another_vendor_at_the_address_of_a_relay_gets_its_own_api_and_nothing_of_the_caller() {
+    let (parts, body, got) = at_one_address(Response::new(Body::from(VENDORS_IMAGE))).await;
+    assert_eq!(parts.status, 200);
+    assert!(String::from_utf8_lossy(&body.unwrap()).contains("inlineData"));
+    let [got] = &*got else { panic!("{got:?}") };
+    assert_eq!(got.uri, "http://vendor.test/v1/images/generations");
+    assert!(got.headers.contains_key("authorization"));
+    assert!(!format!("{:?}", got.headers).contains("of-the-caller"), "{:?}", got.headers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_encoded_image_of_another_vendor_is_delivered_and_its_account_is_told_to_nobody() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, VENDORS_IMAGE.as_bytes()).unwrap();
+    let response = Response::builder()
+        .header("content-encoding", "gzip")
+        .header("openai-organization", "of-the-owner")
+        .header("location", "http://of-the-owner.test/")
+        .body(Body::from(gzip.finish().unwrap()));
+    let (parts, body, _) = at_one_address(response.unwrap()).await;
+    assert!(String::from_utf8_lossy(&body.unwrap()).contains("inlineData"));
+    assert!(!format!("{:?}", parts.headers).contains("of-the-owner"), "{:?}", parts.headers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_vendor_breaks_off_is_an_error_and_what_came_whole_is_delivered() {
+    let cut = |came: &'static str| {
+        let frames = [Ok(Bytes::from(came)), Err(std::io::Error::other("reset"))];
+        Response::new(Body::from_stream(futures::stream::iter(frames)))
+    };
+    let (parts, body, got) = at_one_address(cut(r#"{"data":[{"b64_json":"iV"#)).await;
+    assert!(!parts.status.is_success() || body.is_err(), "{} {body:?}", parts.status);
+    assert_eq!(got.len(), 1);
+    let (parts, body, _) = at_one_address(cut(VENDORS_IMAGE)).await;
+    assert_eq!(parts.status, 200);
+    assert!(String::from_utf8_lossy(&body.unwrap()).contains("inlineData"));
 }

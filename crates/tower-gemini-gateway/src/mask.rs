@@ -119,7 +119,11 @@ where
     client.map_response(move |response| clean(response, &secrets))
 }
 
-fn clean<B: UpstreamBody>(response: Response<B>, secrets: &Secrets) -> Response<CleanBody<B>> {
+/// A response without secrets, and in no encoding that was undone.
+pub(crate) fn clean<B: UpstreamBody>(
+    response: Response<B>,
+    secrets: &Secrets,
+) -> Response<CleanBody<B>> {
     let (mut parts, body) = response.into_parts();
     // Clients read the status. What a reason phrase says beside it is for people, and may be a key.
     parts.extensions.remove::<ReasonPhrase>();

@@ -20,7 +20,7 @@ use tower_gemini_openai::Endpoint;
 
 use crate::body_fault::BodyFault;
 use crate::config::Config;
-use crate::queue::{Admitted, Caller, Lease, Limits, Place, Queue, Refused};
+use crate::queue::{Admitted, Caller, Deferred, Lease, Limits, Place, Queue, Refused};
 use crate::responses::Rejection;
 use crate::wire;
 
@@ -220,6 +220,11 @@ impl RequestMemory {
         if needed < state.granted && self.lease.try_resize(needed, false) {
             state.granted = needed;
         }
+    }
+
+    /// Lets its call wait for hours, where there is room for that.
+    pub(crate) fn defer(&self) -> Option<Deferred> {
+        self.lease.defer()
     }
 
     /// Whether others wait, and whether its caller has more than its share.

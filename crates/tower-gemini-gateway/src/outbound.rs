@@ -11,9 +11,10 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf as _, Bytes};
 use futures::TryFutureExt as _;
 use futures::future::{self, BoxFuture, MapOk};
+use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,11 +27,13 @@ use tower::ServiceExt;
 use tower_gemini::body::WireBody;
 use tower_gemini::error::BoxError;
 use tower_gemini::stage::{UpstreamBody, WireClient};
+use tower_gemini::target::UpstreamId;
 use tower_service::Service;
 
 use crate::config::{ConfigError, Upstream};
+use crate::log;
 use crate::tls::certificates;
-use crate::{log, vendor};
+use crate::vendor::{self, VendorBody};
 
 /// The client of one upstream, or of something else that is called.
 pub(crate) type HttpClient<B = WireBody> = Client<HttpsConnector<Dial>, B>;
@@ -72,19 +75,21 @@ impl Service<Uri> for Dial {
 /// One upstream's client.
 #[derive(Debug, Clone)]
 pub(crate) struct Route<C> {
-    pub(crate) base: Uri,
+    pub(crate) id: UpstreamId,
+    pub(crate) address: Authority,
     pub(crate) client: C,
     /// Where another vendor's images API is.
     pub(crate) images_api: Option<Uri>,
 }
 
 impl<C> Route<C> {
-    /// Whether a request goes there. A relay may have both APIs at one address: another vendor's is
-    /// told by the path of its base.
-    fn takes(&self, uri: &Uri) -> bool {
-        let below = || uri.path().strip_prefix(self.base.path().trim_end_matches('/'));
-        self.base.authority() == uri.authority()
-            && (self.images_api.is_none() || below().is_some_and(|rest| rest.starts_with("/v1")))
+    /// Whether a request is for this upstream. Another vendor may share its address with a server
+    /// that speaks Gemini's API: only what a fallback sends to it is its own.
+    fn is_for(&self, request: &Request<WireBody>) -> bool {
+        match &self.images_api {
+            Some(_) => request.body().upstream() == Some(&self.id),
+            None => request.uri().authority() == Some(&self.address),
+        }
     }
 }
 
@@ -93,22 +98,23 @@ impl<C> Route<C> {
 pub(crate) struct ByAddress<C> {
     /// For what is addressed to no other.
     own: C,
+    /// Vendors first.
     others: Arc<[Route<C>]>,
 }
 
 impl<C: Clone> ByAddress<C> {
     /// For calls that are addressed to `own`, which may be sent to any of `all`.
     pub(crate) fn new(own: &Route<C>, all: &[Route<C>]) -> Self {
-        let (vendors, others): (Vec<_>, Vec<_>) =
-            all.iter().cloned().partition(|route| route.images_api.is_some());
-        let is_other = |route: &Route<C>| route.base.authority() != own.base.authority();
-        let others = vendors.into_iter().chain(others.into_iter().filter(is_other));
-        Self { own: own.client.clone(), others: others.collect() }
+        let is_vendor = |route: &&Route<C>| route.images_api.is_some();
+        let is_other = |route: &&Route<C>| !is_vendor(route) && route.address != own.address;
+        let vendors = all.iter().filter(is_vendor);
+        let others = vendors.chain(all.iter().filter(is_other)).cloned().collect();
+        Self { own: own.client.clone(), others }
     }
 }
 
 /// The body of a client's response, in bytes, or one that was made here.
-type AnyBody<B> = Either<InBytes<B>, Full<Bytes>>;
+type AnyBody<B> = Either<InBytes<B>, VendorBody>;
 type Answer<C> = Response<AnyBody<<C as WireClient>::ResponseBody>>;
 
 /// A body whose chunks are bytes.
@@ -154,7 +160,7 @@ impl<C: WireClient<Future: 'static>> Service<Request<WireBody>> for ByAddress<C>
     }
 
     fn call(&mut self, request: Request<WireBody>) -> Self::Future {
-        let other = self.others.iter().find(|other| other.takes(request.uri()));
+        let other = self.others.iter().find(|other| other.is_for(&request));
         let Some(Route { client, images_api, .. }) = other.cloned() else {
             return future::Either::Left(self.own.call(request).map_ok(passed));
         };
@@ -245,24 +251,6 @@ pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // Its requests went to the other API of the same relay, which does not know them.
-    #[test]
-    fn another_vendors_api_at_the_address_of_a_relay_is_told_by_its_path() {
-        let vendor = Route {
-            base: Uri::from_static("https://relay.example/v1"),
-            client: (),
-            images_api: Some(Uri::from_static("https://relay.example/v1/images/generations")),
-        };
-        for (uri, takes) in [
-            ("https://relay.example/v1/v1beta/models/m:generateContent", true),
-            ("https://relay.example/v1beta/models/m:generateContent", false),
-            ("https://relay.example/v1/models/m:generateContent", false),
-            ("https://other.example/v1/v1beta/models/m:generateContent", false),
-        ] {
-            assert_eq!(vendor.takes(&Uri::from_static(uri)), takes, "{uri}");
-        }
-    }
 
     #[test]
     fn the_password_of_a_proxy_is_sent_as_it_is_meant() {

@@ -79,6 +79,8 @@ struct State {
     growing: VecDeque<Growing>,
     /// The lease that has the reserve.
     reserved: Option<u64>,
+    /// Calls that wait for hours, and their bytes.
+    deferred: (usize, usize),
     next: u64,
 }
 
@@ -157,6 +159,7 @@ impl Queue {
             leases: HashMap::new(),
             growing: VecDeque::new(),
             reserved: None,
+            deferred: (0, 0),
             next: 0,
         };
         let waiting = AtomicUsize::new(0);
@@ -219,6 +222,18 @@ impl Queue {
             Ok(Err(_)) => Err(Refused::QueueFull),
             Err(_) => Err(Refused::TimedOut(time)),
         }
+    }
+
+    /// Lets a call that holds a place and so many bytes wait for hours. `None` where those that do
+    /// would hold more than half of the places or of the memory: the rest is for all others.
+    pub(crate) fn defer(&self, bytes: usize) -> Option<Deferred> {
+        let mut state = self.state();
+        let (calls, held) = (state.deferred.0 + 1, state.deferred.1.saturating_add(bytes));
+        let has_room = calls <= state.limits.places / 2 && held <= state.limits.bytes / 2;
+        has_room.then(|| {
+            state.deferred = (calls, held);
+            Deferred { queue: self.clone(), bytes }
+        })
     }
 
     /// Whether anybody waits, for a place or for memory.
@@ -435,7 +450,28 @@ impl Drop for Place {
     }
 }
 
+/// A call that may wait for hours, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    queue: Queue,
+    bytes: usize,
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        state.deferred.0 -= 1;
+        state.deferred.1 -= self.bytes;
+    }
+}
+
 impl Lease {
+    /// Lets its call wait for hours, where there is room for that.
+    pub(crate) fn defer(&self) -> Option<Deferred> {
+        let held = self.queue.state().leases.get(&self.id).map_or(0, Leased::held);
+        self.queue.defer(held)
+    }
+
     /// Changes what it holds to so many bytes in all. `false` where there are not so many now, or
     /// where a response waits for them. Less is always possible. The reserve is for responses:
     /// `is_paid`.
@@ -534,6 +570,19 @@ mod tests {
         assert_eq!(state.waiting.len() + state.order.len() + state.crowd.len(), 0);
         assert_eq!(state.leases.len() + state.growing.len() + state.callers.len(), 0);
         (state.places, state.calls, state.bytes, state.reserved) == (0, 0, 0, None)
+    }
+
+    // One caller could take every place for a day, with calls that cost nothing while they wait.
+    #[test]
+    fn calls_that_wait_for_hours_leave_half_of_the_places_and_of_the_memory_to_others() {
+        let queue = Queue::new(LIMITS);
+        let two = (queue.defer(10).unwrap(), queue.defer(10).unwrap());
+        assert!(queue.defer(10).is_none());
+        drop(two);
+        let one = queue.defer(50).unwrap();
+        assert!(queue.defer(1).is_none() && queue.defer(usize::MAX).is_none());
+        drop(one);
+        assert!(queue.defer(50).is_some());
     }
 
     // 744 of 1,000 were refused, although each would have had its turn.

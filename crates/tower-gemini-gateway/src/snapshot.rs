@@ -126,9 +126,10 @@ impl Snapshot {
         };
         let keys = upstreams.iter().filter_map(|upstream| upstream.key()?.to_str().ok());
         let secrets = Secrets::new(keys);
-        let clients = config.upstream.iter().zip(&upstreams).map(|(settings, upstream)| {
-            let (base, images_api) = (upstream.base().clone(), upstream.images_api());
-            Ok(outbound::Route { base, images_api, client: client(settings)? })
+        let clients = config.upstream.iter().zip(&upstreams).filter_map(|(settings, upstream)| {
+            let address = upstream.base().authority()?.clone();
+            let (id, images_api) = (upstream.id().clone(), upstream.images_api());
+            Some(client(settings).map(|client| outbound::Route { id, address, images_api, client }))
         });
         let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
         let classify = upstreams

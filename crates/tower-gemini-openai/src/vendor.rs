@@ -98,7 +98,8 @@ pub struct GeminiResponse {
 /// Reads a response of the images API as the response to a call for `model`, in the framing that
 /// the call asks for.
 ///
-/// A refusal (a status from 400 to 499) becomes an error in Google's form: nothing was made.
+/// A refusal (a status from 400 to 499, but for those of timeouts and of requests under way)
+/// becomes an error in Google's form: nothing was made.
 /// `None` for everything else that is no list of images, such as an error of the vendor's server:
 /// what that cost is not known, and its words are not Google's.
 #[must_use]
@@ -111,7 +112,7 @@ pub fn gemini_response(
     let response = json::parse(body, json::MAX_RESPONSE_VALUES).ok()?;
     let translated = if status.is_success() {
         images(model, &response)?
-    } else if status.is_client_error() {
+    } else if is_refusal(status) {
         return Some(GeminiResponse { content_type: JSON, body: error(status, &response)? });
     } else {
         return None;
@@ -123,6 +124,12 @@ pub fn gemini_response(
         _ => (JSON, body),
     };
     Some(GeminiResponse { content_type, body: body.into() })
+}
+
+/// Whether nothing was made. Who gave up waiting (408, 499), or was told that the same is under way
+/// (409), does not know.
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status.as_u16(), 408 | 409 | 499)
 }
 
 const JSON: &str = "application/json; charset=UTF-8";
@@ -286,5 +293,8 @@ mod tests {
         let failed = r#"{"error":{"message":"The server had an error","type":"server_error"}}"#;
         assert_eq!(judged("generateContent", 500, failed), None);
         assert_eq!(judged("generateContent", 502, "<html>"), None);
+        for status in [408, 409, 499] {
+            assert_eq!(judged("generateContent", status, failed), None, "{status}");
+        }
     }
 }

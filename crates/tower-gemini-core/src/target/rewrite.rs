@@ -261,7 +261,7 @@ fn fits(
     let draws = |model: Option<&Model>| model.is_some_and(|model| model.images);
     if (call.verb == Verb::Predict) != to.is_some_and(|model| model.family == Family::Imagen) {
         Err(Unfit::OtherApi)
-    } else if !call.wants_image && draws(to) && !draws(from) {
+    } else if !call.wants_image && draws(to) && (!draws(from) || other_vendor(from, to).is_some()) {
         Err(Unfit::MakesImages)
     } else if call.has_input_images && to.is_some_and(|model| !model.edits) {
         Err(Unfit::CannotEdit)

@@ -578,6 +578,8 @@ fn known_model(catalog: &Catalog, key: &str, model: &str) -> Check<()> {
         return Ok(());
     }
     let nearest = nearest_name(model, catalog.models().map(|model| model.id.as_str()));
+    let is_near = nearest.starts_with("did you");
+    let nearest = if is_near { nearest } else { "describe it in a [catalog] file".to_owned() };
     wrong(key, format!("{key}: the model \"{model}\" is not known"), nearest)
 }
 
@@ -872,6 +874,36 @@ mod tests {
             let refusal = refusal(text);
             assert!(refusal.contains(says), "{text}\n{refusal}\n(should say: {says})");
             assert!(!refusal.contains("secret"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn upstreams_that_contradict_each_other_are_refused_with_what_to_write() {
+        let file = |upstreams: &[&str]| {
+            let one = |(at, more): (usize, &&str)| {
+                format!("[[upstream]]\nname = \"u{at}\"\napi_key_env = \"K{at}\"\n{more}\n")
+            };
+            let all: String = upstreams.iter().enumerate().map(one).collect();
+            let rest = "[auth]\nmode = \"tokens\"\ntokens_env = \"T\"\n[[fallback.target]]\nmodel = \"gemini-3-pro-image\"\nupstream = \"u0\"\n";
+            all + rest
+        };
+        let google = "kind = \"gemini\"";
+        let pooled = format!("{google}\nproject = \"p\"\nquota = {{ rpm = 1 }}");
+        let idle = format!("{google}\nweight = 0");
+        let vendor = "kind = \"openai\"\nbase_url = \"http://r/v1\"";
+        let relay = "kind = \"relay\"\nbase_url = \"http://r:1\"\ncharge_rules = \"google\"";
+        for (upstreams, says) in [
+            (vec![vendor], "write an [[upstream]] of kind \"gemini\" or \"relay\" before it"),
+            (vec![vendor, relay], "write the same charge_rules in both"),
+            (vec![&format!("{vendor}\nweight = 2"), google], "is in no pool and has a weight"),
+            (vec![&idle, google], "weight = 0, and calls are addressed to it"),
+            (vec![&pooled, &pooled.replace("= 1", "= 2")], "keys of one project share one count"),
+        ] {
+            let refusal = refusal(&file(&upstreams));
+            assert!(refusal.contains(says), "{refusal}\n(should say: {says})");
+        }
+        for upstreams in [[vendor, google], [&pooled, &pooled]] {
+            Config::parse(&file(&upstreams), "gateway.toml").unwrap_or_else(|e| panic!("{e}"));
         }
     }
 

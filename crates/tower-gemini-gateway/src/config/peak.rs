@@ -21,7 +21,7 @@ const REMEDY: &str = "write windows of the form \"10:00-14:00\" or \"Mon-Fri 10:
 
 impl Peak {
     /// Whether any hour is a peak.
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         !self.windows.is_empty() || self.preset.is_some()
     }
 
@@ -51,6 +51,14 @@ impl Peak {
         if let Some(name) = &self.preset {
             let what = "[peak] states its hours twice";
             ensure(self.windows.is_empty(), "peak.preset", what, "write preset or windows")?;
+            let what = "peak.zone is not read with a preset, which has its own";
+            let is_default = self.zone == Self::default().zone;
+            ensure(
+                is_default,
+                "peak.zone",
+                what,
+                "remove it, or write windows in place of preset",
+            )?;
             let Some(preset) = presets::ALL.iter().find(|one| one.name == name.as_str()) else {
                 let nearest = nearest_name(name, presets::ALL.iter().map(|one| one.name));
                 return wrong("peak.preset", format!("there are no hours \"{name}\""), nearest);
@@ -75,6 +83,10 @@ impl Peak {
             "[peak] has no other model to prefer",
             "list the models in [fallback] models",
         ));
+        let what = "[peak] names models, and no hour is a peak";
+        let remedy = "write windows, or a preset that `gemini-gateway presets` lists";
+        let is_used = self.is_on() || self.named_models().next().is_none();
+        check(ensure(is_used, "peak.windows", what, remedy));
     }
 }
 
@@ -115,13 +127,13 @@ fn day(name: &str) -> Option<Day> {
 
 fn zone(name: &str) -> Check<Zone> {
     let offset = || {
-        let (sign, rest) = match name.strip_prefix('+') {
-            Some(rest) => (1_i8, rest),
-            None => (-1, name.strip_prefix('-')?),
-        };
-        let (hours, minutes) = rest.split_once(':').unwrap_or((rest, "0"));
-        let hours = sign.checked_mul(hours.parse().ok()?)?;
-        Zone::fixed(hours, minutes.parse().ok()?).ok()
+        // The sign is the first number's: `parse` reads it, and no second one.
+        let (hours, minutes) = name.split_once(':').unwrap_or((name, "0"));
+        let is_signed = hours.starts_with(['+', '-']);
+        let (hours, minutes): (i8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
+        // Zero has no sign: half an hour west of UTC cannot be said, and no place is there.
+        let is_said = is_signed && (hours != 0 || minutes == 0 || name.starts_with('+'));
+        is_said.then(|| Zone::fixed(hours, minutes).ok()).flatten()
     };
     let zone = match name.to_ascii_lowercase().as_str() {
         "utc" => Some(Zone::utc()),
@@ -139,13 +151,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zone_is_a_name_or_an_offset_and_anything_else_is_refused() {
-        for name in ["UTC", "pacific", "Asia/Shanghai", "+08:00", "-3", "+05:30"] {
+    fn a_zone_is_an_offset_with_one_sign_and_never_a_panic() {
+        for name in ["+08:00", "-3:30", "+5", "-12", "+00:30", "UTC", "Pacific", "Asia/Shanghai"] {
             assert!(zone(name).is_ok(), "{name}");
         }
-        for name in ["", "8", "+99:00", "--128", "+a:00", "Mars/Base"] {
-            assert!(zone(name).unwrap_err().to_string().contains("peak.zone"), "{name}");
+        for name in ["--128", "-128", "+-5", "+26", "+08:60", "+08:-1", "-00:30", "8", "+", "+:"] {
+            assert!(zone(name).unwrap_err().to_string().contains("+08:00"), "{name}");
         }
+    }
+
+    #[test]
+    fn what_would_change_nothing_is_refused() {
+        let peak = |toml: &str| {
+            let config = format!("[fallback]\nmodels = [\"gemini-3-pro-image\"]\n[peak]\n{toml}\n");
+            crate::Config::parse(&config, "gateway.toml").map(drop).map_err(|e| e.to_string())
+        };
+        for (toml, says) in [
+            ("preset = \"ten_to_fourteen_utc\"\nzone = \"Asia/Shanghai\"", "has its own"),
+            ("prefer = { \"gemini-3-pro-image\" = \"gemini-3.1-flash-image\" }", "no hour"),
+        ] {
+            let error = peak(toml).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+        peak("preset = \"ten_to_fourteen_utc\"").unwrap();
     }
 
     #[test]

@@ -87,6 +87,22 @@ impl Config {
         for upstream in &self.upstream {
             let (name, leader) = (&upstream.name, self.leader(upstream.kind.is_vertex()));
             let is_led = leader.is_none_or(|leader| leader.name != *name);
+            let is_vendor = upstream.kind == UpstreamKind::OpenAi;
+            check(
+                !is_vendor || leader.is_some(),
+                format!("upstream \"{name}\" is a last resort, and no other upstream comes first"),
+                "write an [[upstream]] of kind \"gemini\" or \"relay\" before it",
+            )?;
+            check(
+                is_led || upstream.weight != Some(0) || self.pool(upstream).next().is_none(),
+                format!("upstream \"{name}\" has weight = 0, and calls are addressed to it"),
+                "write 1 or more, or write it below the others of its kind",
+            )?;
+            check(
+                !is_vendor || upstream.weight.is_none(),
+                format!("upstream \"{name}\" is in no pool and has a weight"),
+                "remove it: an upstream of kind \"openai\" gets what a [[fallback.target]] sends",
+            )?;
             let is_target = self.fallback.named_upstreams().any(|named| named == name.as_str());
             check(
                 !is_led || is_target || self.is_pooled(upstream),
@@ -100,6 +116,23 @@ impl Config {
                 !is_led || self.auth.mode == AuthMode::Tokens,
                 format!("upstream \"{name}\" needs a key of its own, and callers bring theirs"),
                 "set [auth] mode = \"tokens\": a caller's key goes to no other upstream",
+            )?;
+            let is_same_judge = |other: &Upstream| {
+                other.base_url().host() != upstream.base_url().host()
+                    || other.charge_rules() == upstream.charge_rules()
+            };
+            check(
+                self.upstream.iter().all(is_same_judge),
+                format!("upstream \"{name}\" has the host of another, with other charge_rules"),
+                "write the same charge_rules in both: a response is judged by its host",
+            )?;
+            let is_same_count = |other: &Upstream| {
+                self.identity(other) != self.identity(upstream) || other.quota == upstream.quota
+            };
+            check(
+                self.upstream.iter().all(is_same_count),
+                format!("upstream \"{name}\" has the project of another, with another quota"),
+                "write the same quota in both: keys of one project share one count",
             )?;
             let is_same_way = |other: &&Upstream| {
                 let address = |one: &Upstream| one.base_url().authority().cloned();

@@ -50,6 +50,7 @@ pub struct WireBody {
     data: Data,
     call: Arc<Call>,
     attempt: Attempt,
+    upstream: Option<Arc<UpstreamId>>,
 }
 
 struct Payload {
@@ -247,8 +248,8 @@ impl AttemptBody {
 
     /// The body as the client sends it.
     pub(crate) fn into_wire(self) -> WireBody {
-        let Payload { data, context: CallContext { call, .. } } = self.payload;
-        let body = WireBody { data, call, attempt: self.attempt };
+        let Payload { data, context: CallContext { call, upstream, .. } } = self.payload;
+        let body = WireBody { data, call, attempt: self.attempt, upstream };
         if body.is_end_stream() {
             // An empty body is never read: it tells nothing.
             body.attempt.count_as_sent();
@@ -264,13 +265,20 @@ impl WireBody {
         &self.call
     }
 
+    /// The upstream that a fallback sends the request to; `None` where it goes to the caller's own.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&UpstreamId> {
+        self.upstream.as_deref()
+    }
+
     pub(crate) fn attempt(&self) -> &Attempt {
         &self.attempt
     }
 
     /// An empty body of a further request of the same attempt.
     pub(crate) fn empty(call: Arc<Call>, attempt: Attempt) -> Self {
-        Self { data: Data::Whole { chunks: Chunks::default(), trailers: None }, call, attempt }
+        let data = Data::Whole { chunks: Chunks::default(), trailers: None };
+        Self { data, call, attempt, upstream: None }
     }
 
     /// The bytes in order, where they are all held, for clients that take a body in one piece.
