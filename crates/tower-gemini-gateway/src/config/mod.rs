@@ -889,14 +889,12 @@ mod tests {
         };
         let google = "kind = \"gemini\"";
         let pooled = format!("{google}\nproject = \"p\"\nquota = {{ rpm = 1 }}");
-        let idle = format!("{google}\nweight = 0");
         let vendor = "kind = \"openai\"\nbase_url = \"http://r/v1\"";
         let relay = "kind = \"relay\"\nbase_url = \"http://r:1\"\ncharge_rules = \"google\"";
         for (upstreams, says) in [
             (vec![vendor], "write an [[upstream]] of kind \"gemini\" or \"relay\" before it"),
             (vec![vendor, relay], "write the same charge_rules in both"),
             (vec![&format!("{vendor}\nweight = 2"), google], "is in no pool and has a weight"),
-            (vec![&idle, google], "weight = 0, and calls are addressed to it"),
             (vec![&pooled, &pooled.replace("= 1", "= 2")], "keys of one project share one count"),
         ] {
             let refusal = refusal(&file(&upstreams));

@@ -94,11 +94,6 @@ impl Config {
                 "write an [[upstream]] of kind \"gemini\" or \"relay\" before it",
             )?;
             check(
-                is_led || upstream.weight != Some(0) || self.pool(upstream).next().is_none(),
-                format!("upstream \"{name}\" has weight = 0, and calls are addressed to it"),
-                "write 1 or more, or write it below the others of its kind",
-            )?;
-            check(
                 !is_vendor || upstream.weight.is_none(),
                 format!("upstream \"{name}\" is in no pool and has a weight"),
                 "remove it: an upstream of kind \"openai\" gets what a [[fallback.target]] sends",

@@ -88,13 +88,14 @@ impl ModelFallbackLayer {
         self
     }
 
-    /// Sends what goes to the upstream that calls are addressed to to one of these, also where
-    /// there is no other model.
+    /// Sends what goes to the upstream that calls are addressed to to one of these. A layer that is
+    /// off is on with it, without another model.
     #[must_use]
-    pub fn pool(self, pool: Pool) -> Self {
-        self.with(|settings| {
-            settings.chain = settings.chain.take().map(|chain| chain.pool(pool));
-        })
+    pub fn pool(mut self, pool: Pool) -> Self {
+        let alone = || Arc::new(Settings::new(Some(Chain::default()), None));
+        let settings = Arc::make_mut(self.settings.get_or_insert_with(alone));
+        settings.chain = settings.chain.take().map(|chain| chain.pool(pool));
+        self
     }
 
     /// The circuit breakers, shared by every service made from this layer and by all their clones.
