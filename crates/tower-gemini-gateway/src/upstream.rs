@@ -52,7 +52,17 @@ pub(crate) fn upstreams(
             charge_rules: upstream.charge_rules(),
         })
     });
-    upstreams.collect()
+    let upstreams: Vec<Upstream> = upstreams.collect::<Result<_, ConfigError>>()?;
+    for (at, one) in upstreams.iter().enumerate() {
+        let same =
+            |other: &&Upstream| other.key.is_some() && other.key == one.key && other.id != one.id;
+        if let Some(other) = upstreams.iter().take(at).find(same).filter(|it| it.base == one.base) {
+            let what = format!("upstreams \"{}\" and \"{}\" have one key", other.name, one.name);
+            let remedy = "remove one: a key has one quota, and would be counted twice";
+            return Err(ConfigError::at("upstream", what, remedy));
+        }
+    }
+    Ok(upstreams)
 }
 
 impl Upstream {
@@ -191,6 +201,19 @@ mod tests {
             ids(&format!("{relay}{vertex}")),
             ["same-api https://r/x - r", "vertex-ai https://aiplatform.googleapis.com p v"]
         );
+    }
+
+    // Its quota was counted twice.
+    #[test]
+    fn two_upstreams_with_one_key_are_refused() {
+        let upstream = |name: &str| {
+            format!("[[upstream]]\nname = \"{name}\"\nkind = \"gemini\"\napi_key_env = \"K\"\n")
+        };
+        let auth = "[auth]\nmode = \"tokens\"\ntokens_env = \"T\"\n";
+        let file = format!("{}{}{auth}", upstream("a"), upstream("b"));
+        let error = read(&file, Some("sentinel")).unwrap_err().to_string();
+        assert!(error.contains("\"a\" and \"b\" have one key"), "{error}");
+        assert!(!error.contains("sentinel"), "{error}");
     }
 
     #[test]
