@@ -1,5 +1,6 @@
 //! Speaks another vendor's images API in Gemini's name: the layers see a Gemini API.
 
+use std::sync::Arc;
 use std::vec::IntoIter;
 
 use bytes::{BufMut as _, Bytes};
@@ -13,6 +14,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
 use serde_json::json;
 use tower::ServiceExt;
+use tower_gemini::CallMemory;
 use tower_gemini::body::WireBody;
 use tower_gemini::call::{Call, ModelId};
 use tower_gemini::error::BoxError;
@@ -45,6 +47,7 @@ pub(crate) async fn ask<C: WireClient>(
     request: Request<WireBody>,
 ) -> Result<Response<VendorBody>, C::Error> {
     let (mut parts, body) = request.into_parts();
+    let memory = body.memory();
     let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
         return Ok(refused("the request broke off"));
     };
@@ -63,7 +66,7 @@ pub(crate) async fn ask<C: WireClient>(
     let response = mask::clean(client.oneshot(request).await?, &Secrets::default());
     let (mut parts, body) = response.into_parts();
     parts.headers = head(&parts.headers, &PASSED);
-    let (body, broken) = read(body).await;
+    let (body, broken) = read(body, memory).await;
     let model = call.model.as_ref().map_or("", ModelId::as_str);
     let Some(response) = gemini_response(model, call.framing, parts.status, &body) else {
         let body = match broken {
@@ -85,19 +88,30 @@ fn head(all: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     names.iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect()
 }
 
-/// As much of a response as came, and why no more did. One that is too long counts as broken off.
-async fn read<B>(body: B) -> (Bytes, Option<BoxError>)
+/// Memory is asked for in such steps.
+const STEP: usize = 1024 * 1024;
+
+/// As much of a response as came, and why no more did. One that is too long, or for which there is no
+/// memory, counts as broken off. It is there twice while it is translated.
+async fn read<B>(body: B, memory: Option<Arc<dyn CallMemory>>) -> (Bytes, Option<BoxError>)
 where
     B: http_body::Body<Error: Into<BoxError>> + Unpin,
 {
     let (mut body, mut read) = (Limited::new(body, LONGEST), Vec::new());
+    let mut accounted = 0;
     loop {
         match body.frame().await {
             None => return (read.into(), None),
             Some(Err(error)) => return (read.into(), Some(error)),
             Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    read.put(data);
+                let Ok(data) = frame.into_data() else { continue };
+                read.put(data);
+                let Some(memory) = memory.as_ref().filter(|_| 2 * read.len() > accounted) else {
+                    continue;
+                };
+                accounted = (2 * read.len()).next_multiple_of(STEP);
+                if !memory.try_hold(accounted) && !memory.clone().hold(accounted).await {
+                    return (read.into(), Some("there is no memory for the rest of it".into()));
                 }
             }
         }
@@ -117,4 +131,47 @@ fn refused(what: &str) -> Response<VendorBody> {
     let json = HeaderValue::from_static("application/json; charset=UTF-8");
     response.headers_mut().insert(CONTENT_TYPE, json);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+
+    /// Room for so many bytes, and what was asked for.
+    #[derive(Debug)]
+    struct Room(usize, Mutex<Vec<usize>>);
+
+    impl CallMemory for Room {
+        fn try_hold(&self, bytes: usize) -> bool {
+            self.1.lock().unwrap().push(bytes);
+            bytes <= self.0
+        }
+
+        fn hold(self: Arc<Self>, _: usize) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+            Box::pin(std::future::ready(false))
+        }
+    }
+
+    // A vendor's response was held whole, beside all memory.
+    #[tokio::test]
+    async fn what_is_read_of_a_vendor_is_accounted_for_and_no_more_than_there_is_room_for() {
+        let chunks = |count: usize| {
+            let chunk = Bytes::from(vec![b'x'; 300_000]);
+            StreamBody::new(iter(
+                (0..count).map(move |_| Ok::<_, std::io::Error>(Frame::data(chunk.clone()))),
+            ))
+        };
+        for (count, room, whole) in [(10, 8 * STEP, true), (40, 8 * STEP, false)] {
+            let room = Arc::new(Room(room, Mutex::default()));
+            let (body, broken) = read(chunks(count), Some(room.clone())).await;
+            assert_eq!((body.len() == count * 300_000, broken.is_none()), (whole, whole));
+            assert!(body.len() <= 5 * STEP, "{}", body.len());
+            let asked = room.1.lock().unwrap();
+            assert!(asked.is_sorted() && asked.len() > 2, "{asked:?}");
+        }
+        let (body, broken) = read(chunks(40), None).await;
+        assert_eq!((body.len(), broken.is_none()), (12_000_000, true));
+    }
 }

@@ -14,6 +14,7 @@ use tower_gemini_core::call::Call;
 use tower_gemini_core::target::{Rewrite, Rules, Target, Unfit, UpstreamId, rewrite};
 
 use super::Chunks;
+use crate::call_memory::CallMemory;
 use crate::call_options::CallOptions;
 use crate::call_state::{Attempt, CallState, ResendPermit};
 use crate::error::{BoxError, Error};
@@ -269,6 +270,13 @@ impl WireBody {
     #[must_use]
     pub fn upstream(&self) -> Option<&UpstreamId> {
         self.upstream.as_deref()
+    }
+
+    /// Where what is held of the response is accounted for, for clients that hold it whole; `None`
+    /// where nothing is.
+    #[must_use]
+    pub fn memory(&self) -> Option<Arc<dyn CallMemory>> {
+        self.attempt.state().memory().cloned()
     }
 
     pub(crate) fn attempt(&self) -> &Attempt {
