@@ -90,7 +90,7 @@ fn every_page_is_among_those_whose_rust_is_compiled() {
 }
 
 /// Keys that no guide gives advice about.
-const SPOKEN_OF_BY_NOBODY: [(&str, &str, &[&str]); 6] = [
+const SPOKEN_OF_BY_NOBODY: [(&str, &str, &[&str]); 7] = [
     (
         "server",
         "how a server stands on its machine and network, and where its state is; README.md and \
@@ -122,6 +122,11 @@ const SPOKEN_OF_BY_NOBODY: [(&str, &str, &[&str]); 6] = [
     ("upstream", "the way through a private network", &["ca_file", "proxy"]),
     ("auth", "the callers' tokens; README.md", &["tokens_env", "tokens_file"]),
     ("keep", "bounds of what is stored; OPERATIONS.md", &["max_detached", "dir", "loss_window"]),
+    (
+        "alerts",
+        "how a webhook is reached, and how often it is told; OPERATIONS.md",
+        &["webhook_env", "webhook_file", "proxy", "repeat_every", "kinds"],
+    ),
     ("log", "how lines look and where they go", &["level", "format", "audit"]),
 ];
 
