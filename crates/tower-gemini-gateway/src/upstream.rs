@@ -54,9 +54,15 @@ pub(crate) fn upstreams(
     });
     let upstreams: Vec<Upstream> = upstreams.collect::<Result<_, ConfigError>>()?;
     for (at, one) in upstreams.iter().enumerate() {
-        let same =
-            |other: &&Upstream| other.key.is_some() && other.key == one.key && other.id != one.id;
-        if let Some(other) = upstreams.iter().take(at).find(same).filter(|it| it.base == one.base) {
+        // Google counts its two APIs apart.
+        let is_same_api = |other: &&Upstream| {
+            (other.is_vertex, other.is_vendor, &other.base)
+                == (one.is_vertex, one.is_vendor, &one.base)
+        };
+        let has_same_key =
+            |other: &&Upstream| one.key.is_some() && other.key == one.key && other.id != one.id;
+        let mut earlier = upstreams.iter().take(at).filter(is_same_api);
+        if let Some(other) = earlier.find(has_same_key) {
             let what = format!("upstreams \"{}\" and \"{}\" have one key", other.name, one.name);
             let remedy = "remove one: a key has one quota, and would be counted twice";
             return Err(ConfigError::at("upstream", what, remedy));
