@@ -664,9 +664,24 @@ async fn no_edit_conversation_text_or_call_that_keeps_its_vendor_goes_to_another
     }
 }
 
-// What a vendor's failing server cost is not known: it is not Google, whose errors are free.
+// A vendor may stand behind Google's own front end, or speak like it: its failures were called free,
+// and sent again.
 #[tokio::test(start_paused = true)]
-async fn what_another_vendors_server_fails_at_is_sent_once() {
+async fn no_words_of_another_vendors_server_make_its_failure_free() {
+    let googles = r#"{"error":{"code":503,"message":"overloaded","status":"UNAVAILABLE"}}"#;
+    assert_eq!(by_vendor(503, googles).await, (424, 1));
+    assert_eq!(by_vendor(200, googles).await.1, 1);
+    for fault in [Fault::BadGatewayHtml, Fault::Overloaded, Fault::Internal] {
+        let google = Sim::quick((0..9).map(|_| Fault::Overloaded));
+        let (vendor, file) = (Sim::quick([fault.clone()]), vendor_config(""));
+        let gateway = with_vendor(&google, &vendor, &file.toml);
+        let answer = handle(gateway, Instant::now(), asking(0, "gemini-3-pro-image", "1K")).await;
+        assert_eq!((answer.status().as_u16(), vendor.requests()), (424, 1), "{fault:?}");
+    }
+}
+
+/// What a caller gets, and how often a vendor is asked that always answers so, where Google is down.
+async fn by_vendor(status: u16, body: &'static str) -> (u16, usize) {
     let (google, sent) =
         (Sim::quick((0..9).map(|_| Fault::Overloaded)), Arc::new(AtomicUsize::new(0)));
     let count = sent.clone();
@@ -675,9 +690,7 @@ async fn what_another_vendors_server_fails_at_is_sent_once() {
         count.fetch_add(usize::from(is_vendors), Ordering::Relaxed);
         async move {
             if is_vendors {
-                let error =
-                    r#"{"error":{"message":"The server had an error","type":"server_error"}}"#;
-                return Ok(Response::builder().status(500).body(Body::from(error)).unwrap());
+                return Ok(Response::builder().status(status).body(Body::from(body)).unwrap());
             }
             google.oneshot(request).await.map(|response| response.map(Body::new))
         }
@@ -686,7 +699,14 @@ async fn what_another_vendors_server_fails_at_is_sent_once() {
     let config = Config::parse(&file.toml, "gateway.toml").unwrap();
     let gateway = Arc::new(Snapshot::over(client, clock(), &config, None).unwrap());
     let answer = handle(gateway, Instant::now(), asking(0, "gemini-3-pro-image", "1K")).await;
-    assert_eq!((answer.status().as_u16(), sent.load(Ordering::Relaxed)), (424, 1));
+    (answer.status().as_u16(), sent.load(Ordering::Relaxed))
+}
+
+// What a vendor's failing server cost is not known: it is not Google, whose errors are free.
+#[tokio::test(start_paused = true)]
+async fn what_another_vendors_server_fails_at_is_sent_once() {
+    let error = r#"{"error":{"message":"The server had an error","type":"server_error"}}"#;
+    assert_eq!(by_vendor(500, error).await, (424, 1));
 }
 
 /// Google without capacity, and another vendor at the same address, which gives this response.

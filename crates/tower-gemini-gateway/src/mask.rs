@@ -112,7 +112,10 @@ fn spellings(secret: &str) -> Vec<String> {
 }
 
 /// The client, with clean responses.
-pub(crate) fn cleaned<C>(client: C, secrets: Secrets) -> impl WireClient<Future: 'static> + Sync
+pub(crate) fn cleaned<C>(
+    client: C,
+    secrets: Secrets,
+) -> impl WireClient<ResponseBody: HttpBody<Data = Bytes>, Future: 'static> + Sync
 where
     C: WireClient<Future: 'static> + Sync,
 {
@@ -120,10 +123,7 @@ where
 }
 
 /// A response without secrets, and in no encoding that was undone.
-pub(crate) fn clean<B: UpstreamBody>(
-    response: Response<B>,
-    secrets: &Secrets,
-) -> Response<CleanBody<B>> {
+fn clean<B: UpstreamBody>(response: Response<B>, secrets: &Secrets) -> Response<CleanBody<B>> {
     let (mut parts, body) = response.into_parts();
     // Clients read the status. What a reason phrase says beside it is for people, and may be a key.
     parts.extensions.remove::<ReasonPhrase>();

@@ -1,19 +1,17 @@
 //! Connections to the upstreams: directly or through an HTTP proxy, with public or private CAs.
 
 use std::error::Error as StdError;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures::TryFutureExt as _;
 use futures::future::{self, BoxFuture, MapOk};
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Uri};
-use http_body::{Frame, SizeHint};
 use http_body_util::Either;
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -26,7 +24,7 @@ use tokio::net::TcpStream;
 use tower::ServiceExt;
 use tower_gemini::body::WireBody;
 use tower_gemini::error::BoxError;
-use tower_gemini::stage::{UpstreamBody, WireClient};
+use tower_gemini::stage::WireClient;
 use tower_gemini::target::UpstreamId;
 use tower_service::Service;
 
@@ -113,41 +111,18 @@ impl<C: Clone> ByAddress<C> {
     }
 }
 
-/// The body of a client's response, in bytes, or one that was made here.
-type AnyBody<B> = Either<InBytes<B>, VendorBody>;
+/// The body of a client's response, or one that was made here.
+type AnyBody<B> = Either<B, VendorBody>;
 type Answer<C> = Response<AnyBody<<C as WireClient>::ResponseBody>>;
 
-/// A body whose chunks are bytes.
-#[derive(Debug)]
-pub(crate) struct InBytes<B>(B);
-
-impl<B: UpstreamBody> http_body::Body for InBytes<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let bytes =
-            |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-        Pin::new(&mut self.0).poll_frame(cx).map_ok(bytes)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
+fn passed<B>(response: Response<B>) -> Response<AnyBody<B>> {
+    response.map(Either::Left)
 }
 
-fn passed<B: UpstreamBody>(response: Response<B>) -> Response<AnyBody<B>> {
-    response.map(|body| Either::Left(InBytes(body)))
-}
-
-impl<C: WireClient<Future: 'static>> Service<Request<WireBody>> for ByAddress<C> {
+impl<C> Service<Request<WireBody>> for ByAddress<C>
+where
+    C: WireClient<ResponseBody: http_body::Body<Data = Bytes>, Future: 'static>,
+{
     type Response = Answer<C>;
     type Error = C::Error;
     type Future = future::Either<

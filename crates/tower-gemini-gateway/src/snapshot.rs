@@ -129,7 +129,10 @@ impl Snapshot {
         let clients = config.upstream.iter().zip(&upstreams).filter_map(|(settings, upstream)| {
             let address = upstream.base().authority()?.clone();
             let (id, images_api) = (upstream.id().clone(), upstream.images_api());
-            Some(client(settings).map(|client| outbound::Route { id, address, images_api, client }))
+            Some(client(settings).map(|client| {
+                let client = mask::cleaned(client, secrets.clone());
+                outbound::Route { id, address, images_api, client }
+            }))
         });
         let clients = clients.collect::<Result<Vec<_>, ConfigError>>()?;
         let classify = upstreams
@@ -148,7 +151,6 @@ impl Snapshot {
                 responses: &config.responses,
             };
             let client = outbound::ByAddress::new(own, &clients);
-            let client = mask::cleaned(client, secrets.clone());
             let stacks = Arc::new(layers.stacks(route, &state, client));
             Some(Route { upstream: upstream.clone(), stacks })
         };

@@ -12,17 +12,16 @@ use http::header::{
 use http::{Request, Response, StatusCode, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_gemini::CallMemory;
 use tower_gemini::body::WireBody;
 use tower_gemini::call::{Call, ModelId};
 use tower_gemini::error::BoxError;
 use tower_gemini::headers;
+use tower_gemini::redact::redact;
 use tower_gemini::stage::WireClient;
 use tower_gemini_openai::vendor::{gemini_response, images_request};
-
-use crate::mask::{self, Secrets};
 
 /// The longest response that is read, as `responses.buffer_up_to` is by default; a 4K image has about
 /// 25 MB as base64.
@@ -39,8 +38,9 @@ type Frames = Result<Frame<Bytes>, BoxError>;
 
 /// Asks for what a Gemini request asks for, and returns the response as Gemini's.
 ///
-/// What is no list of images and no refusal stays as it is, so that it is judged as what it is: the
-/// words of somebody else's server, of whose charge nothing is known.
+/// What is no list of images and no refusal is a failure of somebody else's server, of whose charge
+/// nothing is known: in whatever words it says so, they are never taken for Google's, whose errors
+/// are free. What broke off is judged by what came of it.
 pub(crate) async fn ask<C: WireClient>(
     client: C,
     images_api: Uri,
@@ -62,14 +62,19 @@ pub(crate) async fn ask<C: WireClient>(
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     parts.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let request = Request::from_parts(parts, WireBody::from(translated));
-    // An encoding that was not asked for is undone before it is read; keys are masked further out.
-    let response = mask::clean(client.oneshot(request).await?, &Secrets::default());
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, body) = client.oneshot(request).await?.into_parts();
     parts.headers = head(&parts.headers, &PASSED);
     let (body, broken) = read(body, memory).await;
     let model = call.model.as_ref().map_or("", ModelId::as_str);
     let Some(response) = gemini_response(model, call.framing, parts.status, &body) else {
         let body = match broken {
+            None if !parts.status.is_success() || says_error(&body) => {
+                let body = failure(parts.status, &body);
+                headers::for_changed_body(&mut parts.headers, Some(body.len() as u64));
+                let json = HeaderValue::from_static("application/json");
+                parts.headers.insert(CONTENT_TYPE, json);
+                Either::Left(Full::new(body))
+            }
             None => Either::Left(Full::new(body)),
             Some(error) => {
                 let frames = vec![Ok(Frame::data(body)), Err(error)];
@@ -81,6 +86,36 @@ pub(crate) async fn ask<C: WireClient>(
     headers::for_changed_body(&mut parts.headers, Some(response.body.len() as u64));
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
     Ok(Response::from_parts(parts, Either::Left(Full::new(response.body))))
+}
+
+/// An error that a server states is short. What is longer is not looked into.
+const LONGEST_ERROR: usize = 64 * 1024;
+
+/// What a vendor's error says, where it says anything.
+fn error_of(body: &[u8]) -> Option<Value> {
+    let body: Value = serde_json::from_slice(body.get(..LONGEST_ERROR).unwrap_or(body)).ok()?;
+    // Google's OpenAI-style API puts it into a list.
+    let body = body.get(0).unwrap_or(&body);
+    body.get("error").cloned()
+}
+
+fn says_error(body: &[u8]) -> bool {
+    error_of(body).is_some()
+}
+
+/// A failure of the vendor's server, in words of ours. Its own go to the log: "the model is
+/// overloaded" reads like Google's.
+fn failure(status: StatusCode, body: &[u8]) -> Bytes {
+    let error = error_of(body).unwrap_or_default();
+    let said = error.get("message").and_then(Value::as_str).unwrap_or_default();
+    let status = status.as_u16();
+    tracing::warn!(status, said = %redact(said), "another vendor's server failed");
+    let message = format!(
+        "Another vendor's server answered {status}. What it made before that, and what it charged \
+         for it, is not known."
+    );
+    let error = json!({ "message": message, "type": "vendor_error" });
+    json!({ "error": error }).to_string().into()
 }
 
 /// These headers only.
