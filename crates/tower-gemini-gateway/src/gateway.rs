@@ -91,7 +91,7 @@ impl Gateway {
         let snapshot = watch::Sender::new(Arc::new(snapshot));
         upkeep.spawn(watch_tokens(snapshot.subscribe()));
         upkeep.spawn(follow_others(snapshot.subscribe()));
-        upkeep.spawn(alerts::watch(snapshot.subscribe(), alerts::EVERY));
+        upkeep.spawn(alerts::watch::watch(snapshot.subscribe(), alerts::watch::EVERY));
         Ok(Self { snapshot, started: Instant::now(), _upkeep: Arc::new(upkeep) })
     }
 

@@ -188,14 +188,18 @@ fn maybe_charged_resends(
 #[derive(Debug, Clone, Copy)]
 struct DeferrableFor(Duration);
 
-/// What a call that waited for quiet hours has left to be made in.
+/// What a call that waited for quiet hours has left to be made in: all targets of a chain, as
+/// `FallbackPolicy::recommended` gives them.
 const AFTER_WAITING: Duration = Duration::from_secs(30 * 60);
+
+/// No call waits longer: every peak of a day is over within one. Ours.
+const LONGEST_DEFERRAL: Duration = Duration::from_secs(24 * 3600);
 
 /// Takes the header out: it is not for the upstream.
 fn deferrable_for(headers: &mut HeaderMap) -> Result<Option<DeferrableFor>, Rejection> {
     let Some(value) = headers.remove(wire::DEFERRABLE_FOR) else { return Ok(None) };
     match value.to_str().ok().and_then(|text| config::Span::parse(text.trim())) {
-        Some(patience) => Ok(Some(DeferrableFor(patience.0.min(Duration::from_secs(86_400))))),
+        Some(patience) => Ok(Some(DeferrableFor(patience.0.min(LONGEST_DEFERRAL)))),
         None => {
             let message = format!(
                 "{} is a duration such as \"30m\" or \"2h\". Nothing was sent.",

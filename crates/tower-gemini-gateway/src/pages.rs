@@ -8,9 +8,7 @@ use http::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use http::{Response, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
-use tower_gemini::catalog::Catalog;
 use tower_gemini::observe;
-use tower_gemini::spending::{CapDimension, Spent};
 
 use crate::responses::{ErrorFormat, Rejection, json_response, page as text};
 use crate::snapshot::Snapshot;
@@ -186,12 +184,12 @@ pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
 /// Sets the gauges, which are read on demand only.
 fn refresh(gateway: &Snapshot) {
     let layers = gateway.layers();
-    observe::record_quota(Catalog::builtin(), &gateway.quota_usages());
+    observe::record_quota(gateway.catalog(), &gateway.quota_usages());
     observe::record_circuits(&layers.fallback.circuits().snapshot());
     #[allow(clippy::cast_precision_loss, reason = "counts for people")]
     let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
     set("gateway_ready", usize::from(gateway.not_ready().is_none()));
-    for (period, share) in layers.spending.spent().iter().filter_map(nearest_cap) {
+    for (period, share) in layers.spending.spent().iter().filter_map(status::nearest_cap) {
         metrics::gauge!("gateway_spent_ratio", "period" => period).set(share);
     }
     let load = load(gateway);
@@ -214,18 +212,6 @@ fn refresh(gateway: &Snapshot) {
         set("gateway_stored_responses", counts.stored);
         set("gateway_stored_bytes", counts.stored_bytes);
     }
-}
-
-/// A period, and the largest share of a cap that is spent or reserved in it.
-pub(crate) fn nearest_cap(spent: &Spent) -> Option<(String, f64)> {
-    let taken = spent.settled.plus(spent.reserved);
-    #[allow(clippy::cast_precision_loss, reason = "a share for people")]
-    let share = |dimension| match spent.caps.get(dimension)? {
-        0 => Some(1.0),
-        cap => Some(taken.get(dimension) as f64 / cap as f64),
-    };
-    let nearest = CapDimension::ALL.into_iter().filter_map(share).max_by(f64::total_cmp);
-    nearest.map(|share| (spent.period.clone(), share))
 }
 
 #[cfg(test)]

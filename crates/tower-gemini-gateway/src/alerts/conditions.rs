@@ -11,9 +11,9 @@ use tower_gemini::spending::Spent;
 use super::decide::{Condition, Severity};
 use super::feed::Incident;
 use crate::config::AlertKind;
-use crate::pages::nearest_cap;
 use crate::snapshot::Snapshot;
 use crate::stats::{Outage, title};
+use crate::status::nearest_cap;
 
 /// From here on a cap is reported (APIYI, guide to 429s, 2026-02, says so of quotas).
 const CAP_SHARE: f64 = 0.7;

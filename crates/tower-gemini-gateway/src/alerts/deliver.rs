@@ -1,8 +1,9 @@
 //! Sends notices to the webhook: with timeouts, a few retries, and never its URL in an error.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -14,7 +15,6 @@ use serde::Serialize;
 use tokio::time::{sleep, timeout};
 use tower_gemini::redact::redact;
 
-use super::advice;
 use super::decide::{AlertState, Notice, Severity};
 use crate::config::{self, AlertKind, ConfigError, WebhookUrl};
 use crate::outbound::{self, HttpClient, innermost};
@@ -232,6 +232,13 @@ pub(super) fn message(notice: &Notice, at: SystemTime) -> Bytes {
     };
     // Every key is a string and every value plain data.
     serde_json::to_vec(&message).unwrap_or_default().into()
+}
+
+/// What is always to be done about a kind of alert.
+pub(super) fn advice(kind: AlertKind) -> &'static str {
+    static ADVICE: LazyLock<BTreeMap<String, String>> =
+        LazyLock::new(|| toml::from_str(include_str!("advice.toml")).unwrap_or_default());
+    ADVICE.get(kind.as_str()).map_or("", String::as_str)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Alerts end to end: the gateway over the simulator, and a receiver on a socket of its own.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,9 +18,11 @@ use tokio::time::{Instant, timeout};
 use tower_gemini::clock::SystemClock;
 use tower_gemini_sim::{Fault, Sim};
 
-use super::*;
-use crate::config::{Config, EXAMPLE};
+use super::deliver::{Channel, advice};
+use super::watch::watch as watch_for_alerts;
+use crate::config::{self, AlertKind, Config, EXAMPLE};
 use crate::handler::handle;
+use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::state::tests::Scratch;
 
@@ -90,7 +92,7 @@ impl Watched {
         let snapshot = Arc::new(snapshot.unwrap());
         let next = watch::Sender::new(snapshot.clone());
         let mut watching = JoinSet::new();
-        watching.spawn(watch(next.subscribe(), Duration::from_millis(10)));
+        watching.spawn(watch_for_alerts(next.subscribe(), Duration::from_millis(10)));
         Self { snapshot, state, next, calls: 0, _watch: watching }
     }
 

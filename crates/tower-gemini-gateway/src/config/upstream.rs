@@ -45,110 +45,92 @@ pub(crate) enum UpstreamKind {
 
 impl Config {
     pub(super) fn check_upstreams(&self) -> Check<()> {
-        let check =
-            |is_right, what: String, remedy: &str| ensure(is_right, "upstream", what, remedy);
         let is_any = !self.upstream.is_empty();
-        check(is_any, "there is no upstream".into(), "write at least one [[upstream]]")?;
+        ensure_upstream(is_any, "there is no upstream".into(), "write at least one [[upstream]]")?;
         let mut names = BTreeSet::new();
         for upstream in &self.upstream {
-            let name = &upstream.name;
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            check(
-                !name.is_empty() && name.chars().all(is_plain),
-                format!("\"{name}\" cannot be the name of an upstream"),
-                "use letters, digits, `-`, `_` and `.`",
-            )?;
-            let what = format!("two upstreams are called \"{name}\"");
-            check(names.insert(name), what, "rename one")?;
-            let rules = upstream.charge_rules.as_deref().unwrap_or("unknown");
-            let names: Vec<_> = ChargeRules::all().map(ChargeRules::name).collect();
-            check(
-                ChargeRules::named(rules).is_some(),
-                format!("upstream \"{name}\" has unknown charge_rules \"{rules}\""),
-                &format!("write one of {}", names.join(", ")),
-            )?;
-            check(
-                upstream.kind.is_googles() || upstream.base_url.is_some(),
-                format!("upstream \"{name}\" is not Google's and has no base_url"),
-                "write base_url = \"https://…\"",
-            )?;
-            check(
-                upstream.api_key_env.is_none() || upstream.api_key_file.is_none(),
-                format!("upstream \"{name}\" has its key in two places"),
-                "write api_key_env or api_key_file, not both",
-            )?;
-            let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
-            check(
-                upstream.proxy.as_ref().is_none_or(is_http),
-                format!("the proxy of upstream \"{name}\" is reached by http:// only"),
-                "write proxy = \"http://host:port\": what goes through it is encrypted all the same",
-            )?;
+            upstream.check()?;
+            let what = format!("two upstreams are called \"{}\"", upstream.name);
+            ensure_upstream(names.insert(&upstream.name), what, "rename one")?;
         }
         for upstream in &self.upstream {
-            let (name, leader) = (&upstream.name, self.leader(upstream.kind.is_vertex()));
-            let is_led = leader.is_none_or(|leader| leader.name != *name);
-            let is_vendor = upstream.kind == UpstreamKind::OpenAi;
-            check(
-                !is_vendor || leader.is_some(),
-                format!("upstream \"{name}\" is a last resort, and no other upstream comes first"),
-                "write an [[upstream]] of kind \"gemini\" or \"relay\" before it",
-            )?;
-            check(
-                !is_vendor || upstream.weight.is_none(),
-                format!("upstream \"{name}\" is in no pool and has a weight"),
-                "remove it: an upstream of kind \"openai\" gets what a [[fallback.target]] sends",
-            )?;
-            let is_target = self.fallback.named_upstreams().any(|named| named == name.as_str());
-            check(
-                !is_led || is_target || self.is_pooled(upstream),
-                format!(
-                    "upstream \"{name}\" is never used: these paths go to \"{}\"",
-                    leader.map_or("", |leader| leader.name.as_str())
-                ),
-                "name it in a [[fallback.target]], or remove it. Several of one kind are a pool",
-            )?;
-            check(
-                !is_led || self.auth.mode == AuthMode::Tokens,
-                format!("upstream \"{name}\" needs a key of its own, and callers bring theirs"),
-                "set [auth] mode = \"tokens\": a caller's key goes to no other upstream",
-            )?;
-            let is_same_judge = |other: &Upstream| {
-                other.base_url().host() != upstream.base_url().host()
-                    || other.charge_rules() == upstream.charge_rules()
-            };
-            check(
-                self.upstream.iter().all(is_same_judge),
-                format!("upstream \"{name}\" has the host of another, with other charge_rules"),
-                "write the same charge_rules in both: a response is judged by its host",
-            )?;
-            let is_same_count = |other: &Upstream| {
-                self.identity(other) != self.identity(upstream) || other.quota == upstream.quota
-            };
-            check(
-                self.upstream.iter().all(is_same_count),
-                format!("upstream \"{name}\" has the project of another, with another quota"),
-                "write the same quota in both: keys of one project share one count",
-            )?;
-            let is_same_way = |other: &&Upstream| {
-                let address = |one: &Upstream| one.base_url().authority().cloned();
-                address(other) != address(upstream)
-                    || (&other.ca_file, &other.proxy) == (&upstream.ca_file, &upstream.proxy)
-            };
-            check(
-                self.upstream.iter().all(|other| is_same_way(&other)),
-                format!("upstream \"{name}\" has the address of another, with another way to it"),
-                "write the same ca_file and proxy in both",
-            )?;
-            let is_vendor = |one: &Upstream| one.kind == UpstreamKind::OpenAi;
-            let is_other_api = |other: &Upstream| {
-                is_vendor(other) && !is_vendor(upstream) && other.base_url() == upstream.base_url()
-            };
-            check(
-                !self.upstream.iter().any(is_other_api),
-                format!("upstream \"{name}\" has the base_url of one of kind \"openai\""),
-                "write the path of either API in its base_url, such as https://…/v1 for \"openai\"",
-            )?;
+            self.check_use(upstream)?;
+            self.check_beside_others(upstream)?;
         }
+        Ok(())
+    }
+
+    /// Whether calls ever go there, with a key.
+    fn check_use(&self, upstream: &Upstream) -> Check<()> {
+        let (name, leader) = (&upstream.name, self.leader(upstream.kind.is_vertex()));
+        let is_led = leader.is_none_or(|leader| leader.name != *name);
+        let is_vendor = upstream.kind == UpstreamKind::OpenAi;
+        ensure_upstream(
+            !is_vendor || leader.is_some(),
+            format!("upstream \"{name}\" is a last resort, and no other upstream comes first"),
+            "write an [[upstream]] of kind \"gemini\" or \"relay\" before it",
+        )?;
+        ensure_upstream(
+            !is_vendor || upstream.weight.is_none(),
+            format!("upstream \"{name}\" is in no pool and has a weight"),
+            "remove it: an upstream of kind \"openai\" gets what a [[fallback.target]] sends",
+        )?;
+        let is_target = self.fallback.named_upstreams().any(|named| named == name.as_str());
+        ensure_upstream(
+            !is_led || is_target || self.is_pooled(upstream),
+            format!(
+                "upstream \"{name}\" is never used: these paths go to \"{}\"",
+                leader.map_or("", |leader| leader.name.as_str())
+            ),
+            "name it in a [[fallback.target]], or remove it. Several of one kind are a pool",
+        )?;
+        ensure_upstream(
+            !is_led || self.auth.mode == AuthMode::Tokens,
+            format!("upstream \"{name}\" needs a key of its own, and callers bring theirs"),
+            "set [auth] mode = \"tokens\": a caller's key goes to no other upstream",
+        )?;
+        Ok(())
+    }
+
+    /// Whether it is told apart from the others where it must be, and only there.
+    fn check_beside_others(&self, upstream: &Upstream) -> Check<()> {
+        let name = &upstream.name;
+        let is_same_judge = |other: &Upstream| {
+            other.base_url().host() != upstream.base_url().host()
+                || other.charge_rules() == upstream.charge_rules()
+        };
+        ensure_upstream(
+            self.upstream.iter().all(is_same_judge),
+            format!("upstream \"{name}\" has the host of another, with other charge_rules"),
+            "write the same charge_rules in both: a response is judged by its host",
+        )?;
+        let is_same_count = |other: &Upstream| {
+            self.identity(other) != self.identity(upstream) || other.quota == upstream.quota
+        };
+        ensure_upstream(
+            self.upstream.iter().all(is_same_count),
+            format!("upstream \"{name}\" has the project of another, with another quota"),
+            "write the same quota in both: keys of one project share one count",
+        )?;
+        let is_same_way = |other: &&Upstream| {
+            let address = |one: &Upstream| one.base_url().authority().cloned();
+            address(other) != address(upstream)
+                || (&other.ca_file, &other.proxy) == (&upstream.ca_file, &upstream.proxy)
+        };
+        ensure_upstream(
+            self.upstream.iter().all(|other| is_same_way(&other)),
+            format!("upstream \"{name}\" has the address of another, with another way to it"),
+            "write the same ca_file and proxy in both",
+        )?;
+        let is_vendor = |one: &Upstream| one.kind == UpstreamKind::OpenAi;
+        let is_other_api = |other: &Upstream| {
+            is_vendor(other) && !is_vendor(upstream) && other.base_url() == upstream.base_url()
+        };
+        ensure_upstream(
+            !self.upstream.iter().any(is_other_api),
+            format!("upstream \"{name}\" has the base_url of one of kind \"openai\""),
+            "write the path of either API in its base_url, such as https://…/v1 for \"openai\"",
+        )?;
         Ok(())
     }
 
@@ -200,7 +182,46 @@ impl UpstreamKind {
     }
 }
 
+fn ensure_upstream(is_right: bool, what: String, remedy: &str) -> Check<()> {
+    ensure(is_right, "upstream", what, remedy)
+}
+
 impl Upstream {
+    /// What cannot work whatever else the file says.
+    fn check(&self) -> Check<()> {
+        let name = &self.name;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        ensure_upstream(
+            !name.is_empty() && name.chars().all(is_plain),
+            format!("\"{name}\" cannot be the name of an upstream"),
+            "use letters, digits, `-`, `_` and `.`",
+        )?;
+        let rules = self.charge_rules.as_deref().unwrap_or("unknown");
+        let names: Vec<_> = ChargeRules::all().map(ChargeRules::name).collect();
+        ensure_upstream(
+            ChargeRules::named(rules).is_some(),
+            format!("upstream \"{name}\" has unknown charge_rules \"{rules}\""),
+            &format!("write one of {}", names.join(", ")),
+        )?;
+        ensure_upstream(
+            self.kind.is_googles() || self.base_url.is_some(),
+            format!("upstream \"{name}\" is not Google's and has no base_url"),
+            "write base_url = \"https://…\"",
+        )?;
+        ensure_upstream(
+            self.api_key_env.is_none() || self.api_key_file.is_none(),
+            format!("upstream \"{name}\" has its key in two places"),
+            "write api_key_env or api_key_file, not both",
+        )?;
+        let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
+        ensure_upstream(
+            self.proxy.as_ref().is_none_or(is_http),
+            format!("the proxy of upstream \"{name}\" is reached by http:// only"),
+            "write proxy = \"http://host:port\": what goes through it is encrypted all the same",
+        )?;
+        Ok(())
+    }
+
     const GEMINI: &str = "https://generativelanguage.googleapis.com";
     const VERTEX: &str = "https://aiplatform.googleapis.com";
 

@@ -199,6 +199,18 @@ impl From<&Spent> for Spending {
     }
 }
 
+/// A period, and the largest share of a cap that is spent or reserved in it.
+pub(crate) fn nearest_cap(spent: &Spent) -> Option<(String, f64)> {
+    let taken = spent.settled.plus(spent.reserved);
+    #[allow(clippy::cast_precision_loss, reason = "a share for people")]
+    let share = |dimension| match spent.caps.get(dimension)? {
+        0 => Some(1.0),
+        cap => Some(taken.get(dimension) as f64 / cap as f64),
+    };
+    let nearest = CapDimension::ALL.into_iter().filter_map(share).max_by(f64::total_cmp);
+    nearest.map(|share| (spent.period.clone(), share))
+}
+
 /// The responses of disconnected clients.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[allow(missing_docs, reason = "the module documents each field")]

@@ -208,5 +208,6 @@ mod page;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use data::nearest_cap;
 pub use data::{Alerts, Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
 pub use page::{csp, page};
