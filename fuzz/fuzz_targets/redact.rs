@@ -11,5 +11,7 @@ const KEY: &str = "AIzaSyA-sentinel-key-0123456789abcdefghij";
 fuzz_target!(|text: &str| {
     let hidden = redact(text);
     assert_eq!(redact(&hidden), hidden, "it stays as it is");
-    assert!(!redact(&format!("{text} {KEY}")).contains("sentinel"));
+    // The fuzzer learns the word from here, and may write it itself.
+    let told = |text: &str| text.matches("sentinel").count();
+    assert!(told(&redact(&format!("{text} {KEY}"))) <= told(text));
 });

@@ -88,8 +88,8 @@ impl UpstreamId {
     /// Whether both have the same host and port.
     #[must_use]
     pub fn has_address_of(&self, other: &Self) -> bool {
-        let address = |id: &Self| id.base_url.split('/').nth(2).map(str::to_owned);
-        address(self) == address(other)
+        // The third part of `scheme://host:port/path`.
+        self.base_url.split('/').nth(2) == other.base_url.split('/').nth(2)
     }
 
     /// Returns the identity of the service that the caller's own request goes to, where no target

@@ -49,7 +49,8 @@ pub struct QuotaUsage {
 }
 
 impl QuotaUsage {
-    /// What is left of the scarcest dimension, from 0 (nothing) to 1 (all of it, or no limit).
+    /// What is left of the scarcest dimension, from 0 (nothing, or a day that the service closed) to 1
+    /// (all of it, or no limit).
     #[must_use]
     pub fn share_left(&self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "a share")]
@@ -58,6 +59,7 @@ impl QuotaUsage {
             (Some(_), Some(_)) => 0.0,
             _ => 1.0,
         };
-        self.entries.iter().map(share).fold(1.0, f64::min)
+        let whole = if self.day_closed { 0.0 } else { 1.0 };
+        self.entries.iter().map(share).fold(whole, f64::min)
     }
 }

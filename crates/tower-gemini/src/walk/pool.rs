@@ -74,12 +74,13 @@ impl Pool {
     }
 
     /// Its members for a model, the best first.
-    pub(super) fn ranked(&self, model: &ModelId) -> Vec<&Member> {
+    pub(super) fn ranked<'a>(&'a self, model: &ModelId) -> Vec<&'a Member> {
         let left = |at| self.headroom.as_ref().map_or(1.0, |of| of(at, model));
-        let rank = |(at, member): (usize, _)| (left(at), member);
-        let mut members: Vec<(f64, &Member)> = self.members.iter().enumerate().map(rank).collect();
-        members.sort_by(|(a, one), (b, other)| b.total_cmp(a).then_with(|| one.by_turns(other)));
-        members.into_iter().map(|(_, member)| member).collect()
+        // Read once: other calls take turns while these are compared.
+        let rank = |(at, member): (usize, &'a Member)| (left(at), member.turn(), member);
+        let mut members: Vec<_> = self.members.iter().enumerate().map(rank).collect();
+        members.sort_by(|(a, one, _), (b, other, _)| b.total_cmp(a).then_with(|| one.cmp(other)));
+        members.into_iter().map(|(.., member)| member).collect()
     }
 }
 
@@ -101,10 +102,22 @@ impl Member {
         self.led.fetch_add(1, Relaxed);
     }
 
-    /// Whose turn is first: whoever led least for its weight.
-    fn by_turns(&self, other: &Self) -> Ordering {
-        let share =
-            |one: &Self, of: &Self| u128::from(one.led.load(Relaxed) + 1) * u128::from(of.weight);
+    /// When its turn is.
+    fn turn(&self) -> Turn {
+        Turn { next: self.led.load(Relaxed).saturating_add(1), weight: self.weight }
+    }
+}
+
+/// The next call that a member leads, for its weight: whoever led least comes first.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    next: u64,
+    weight: u32,
+}
+
+impl Turn {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let share = |one: &Self, of: &Self| u128::from(one.next) * u128::from(of.weight);
         share(self, other).cmp(&share(other, self))
     }
 }
@@ -158,6 +171,27 @@ mod tests {
     fn the_member_with_most_quota_left_leads_and_one_without_any_comes_last() {
         let left = |at: usize, _: &ModelId| [0.2, 0.0, 0.9][at];
         assert_eq!(order(&pool([1, 9, 1]).headroom(left)), ["c", "", "b"]);
+    }
+
+    // Turns that others took while members were sorted made an order that is none: sorting panicked.
+    #[test]
+    fn calls_side_by_side_rank_the_members_of_a_large_pool() {
+        let base = Uri::from_static("https://g");
+        let pool = (1..64).fold(Pool::new(1), |pool, weight| {
+            pool.member(Upstream::gemini_api(base.clone()), weight)
+        });
+        let model = ModelId::new("m");
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for _ in 0..20_000 {
+                        pool.ranked(&model)[0].lead();
+                    }
+                });
+            }
+        });
+        let led: u64 = pool.members.iter().map(|member| member.led.load(Relaxed)).sum();
+        assert_eq!(led, 80_000);
     }
 
     // Each of a chain's models counted as a turn: with two models one of two members led every
