@@ -70,6 +70,15 @@ impl Auth {
         Some(Caller { token: Some(token), is_googles: true, credential: None })
     }
 
+    /// The caller for which this process makes a request of its own: the owner of a job, or nobody
+    /// but the operator. `None` where the owner's token opens no more.
+    pub(crate) fn internal(&self, owner: &str, now: SystemTime) -> Option<Caller> {
+        match owner {
+            "" => Some(Caller { token: None, is_googles: true, credential: None }),
+            owner => self.caller_named(owner, now),
+        }
+    }
+
     /// Removes the credential from a request, also from its query, and identifies the caller.
     pub(crate) fn admit(&self, parts: &mut Parts, now: SystemTime) -> Result<Caller, Rejection> {
         let in_query = take_query_credential(&mut parts.uri);

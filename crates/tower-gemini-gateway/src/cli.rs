@@ -10,6 +10,8 @@ use crate::cost::CostArgs;
 use crate::doctor::DoctorArgs;
 use crate::door::manage::TokenCommand;
 use crate::explain::ExplainArgs;
+#[cfg(feature = "jobs")]
+use crate::jobs::commands::JobsCommand;
 
 const AFTER_HELP: &str = "\
 SIGHUP, or a change of the file, reloads the configuration; SIGHUP also tries again what the API closed
@@ -56,6 +58,10 @@ enum SubCommand {
     Cost(CostArgs),
     /// Check the configuration, the way to the upstreams, the clock and the key
     Doctor(DoctorArgs),
+    /// Plan, queue and run jobs of many images
+    #[cfg(feature = "jobs")]
+    #[command(subcommand)]
+    Jobs(JobsCommand),
     /// Print the completions of a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -139,21 +145,42 @@ pub(crate) fn completions(shell: CompletionShell) -> Vec<u8> {
 /// A parsed command line.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Command {
-    Serve { config: Option<PathBuf>, args: ServeArgs },
-    Check { config: Option<PathBuf>, listen: Option<SocketAddr> },
+    Serve {
+        config: Option<PathBuf>,
+        args: ServeArgs,
+    },
+    Check {
+        config: Option<PathBuf>,
+        listen: Option<SocketAddr>,
+    },
     Presets(PresetsArgs),
     Simulate(SimulateArgs),
-    Token { config: Option<PathBuf>, command: TokenCommand },
+    Token {
+        config: Option<PathBuf>,
+        command: TokenCommand,
+    },
     PrintConfig,
     Explain(ExplainArgs),
-    Doctor { config: Option<PathBuf>, args: DoctorArgs },
+    Doctor {
+        config: Option<PathBuf>,
+        args: DoctorArgs,
+    },
     Cost(CostArgs),
     Completions(CompletionShell),
+    #[cfg(feature = "jobs")]
+    Jobs {
+        config: Option<PathBuf>,
+        command: JobsCommand,
+    },
 }
 
 impl Command {
     /// Whether it ends in order on a signal; all others end at once.
     pub(crate) fn ends_in_order(&self) -> bool {
+        #[cfg(feature = "jobs")]
+        if matches!(self, Self::Jobs { .. }) {
+            return true;
+        }
         matches!(self, Self::Serve { .. } | Self::Simulate(_))
     }
 }
@@ -174,6 +201,8 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
         Some(SubCommand::Completions { shell }) => Command::Completions(shell),
+        #[cfg(feature = "jobs")]
+        Some(SubCommand::Jobs(command)) => Command::Jobs { config: cli.config, command },
         Some(SubCommand::Cost(args)) => Command::Cost(args),
         Some(SubCommand::Doctor(args)) => Command::Doctor { config: cli.config, args },
         Some(SubCommand::Explain(args)) => Command::Explain(args),

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError};
 use crate::door::Connection;
+#[cfg(feature = "jobs")]
+use crate::jobs::{Jobs, Working};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::{alerts, guard, handler, pages};
@@ -56,6 +58,8 @@ use crate::{alerts, guard, handler, pages};
 pub struct Gateway {
     snapshot: watch::Sender<Arc<Snapshot>>,
     started: Instant,
+    #[cfg(feature = "jobs")]
+    jobs: Option<Arc<Working>>,
     /// Ends with the last clone.
     _upkeep: Arc<JoinSet<()>>,
 }
@@ -92,7 +96,13 @@ impl Gateway {
         upkeep.spawn(watch_tokens(snapshot.subscribe()));
         upkeep.spawn(follow_others(snapshot.subscribe()));
         upkeep.spawn(alerts::watch::watch(snapshot.subscribe(), alerts::watch::EVERY));
-        Ok(Self { snapshot, started: Instant::now(), _upkeep: Arc::new(upkeep) })
+        Ok(Self {
+            #[cfg(feature = "jobs")]
+            jobs: Working::begin(&snapshot).await?,
+            snapshot,
+            started: Instant::now(),
+            _upkeep: Arc::new(upkeep),
+        })
     }
 
     /// A router for every path: Gemini's, Vertex AI's, OpenAI's, and the gateway's own
@@ -184,6 +194,10 @@ impl Gateway {
     /// directory. Call it after the server has stopped. `false` where something that was or may have been paid for is lost.
     pub async fn finish(&self, within: Duration) -> bool {
         let snapshot = self.snapshot();
+        #[cfg(feature = "jobs")]
+        if let Some(jobs) = &self.jobs {
+            jobs.end(within).await;
+        }
         let whole = self.save(&snapshot, within).await;
         // Last, when every call has ended: what is not settled counts as its worst case.
         let settled = async {
@@ -198,6 +212,12 @@ impl Gateway {
         }
         snapshot.state().close();
         whole
+    }
+
+    /// The jobs of this gateway, where it has a place for them.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn jobs(&self) -> Option<&Jobs> {
+        self.jobs.as_ref().map(|working| &working.jobs)
     }
 
     async fn save(&self, snapshot: &Snapshot, within: Duration) -> bool {

@@ -12,13 +12,13 @@ use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::ServiceExt;
+use tower_gemini::CallOptions;
 use tower_gemini::answer_errors::{RetryHeaders, set_retry_headers};
 use tower_gemini::call::{Call, Dialect};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::headers;
 use tower_gemini::keep_paid::{IdempotencyKeyRejected, ResponseFormat};
 use tower_gemini::verdict::Verdict;
-use tower_gemini::{CallOptions, Trail};
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
 use crate::body_fault::BodyFault;
@@ -285,11 +285,14 @@ async fn send(
     reply: Option<&ResponseTranslator>,
     silent: bool,
 ) -> Response<Body> {
-    let trail = Trail::new();
+    // Those of a request that this process makes itself; no socket sets any.
+    let mut options = request.extensions_mut().remove::<CallOptions>().unwrap_or_default();
+    let trail = options.trail_mut().clone();
+    let asked = options.deadline_within();
     if let Some(visit) = request.extensions().get::<Arc<Visit>>() {
         visit.follow(&trail);
     }
-    let mut options = CallOptions::new().trail(trail.clone()).must_keep(gateway.must_keep());
+    options = options.must_keep(gateway.must_keep());
     let retry = &gateway.config().retry;
     let memory = request.extensions_mut().remove::<Arc<RequestMemory>>();
     // Held until the response begins. Where there is no room to wait, the call is sent at once.
@@ -306,6 +309,7 @@ async fn send(
         }
         None => usual,
     };
+    let own = shorter(asked, own);
     if let Some(within) = shorter(wire::stated_deadline(request.headers(), silent), own) {
         let waited =
             request.extensions().get().map_or(Duration::ZERO, |at: &Arrived| at.0.elapsed());

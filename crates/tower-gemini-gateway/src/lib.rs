@@ -35,6 +35,8 @@ mod handler;
 mod heartbeat;
 #[cfg(test)]
 mod in_process_tests;
+#[cfg(feature = "jobs")]
+mod jobs;
 mod limits;
 #[cfg(test)]
 mod linear_tests;

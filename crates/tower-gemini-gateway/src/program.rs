@@ -11,6 +11,8 @@ use tower_gemini_sim::{Latency, ServeHandle, Sim, Totals};
 use crate::cli::{self, Command, ServeArgs, SimWeather, SimulateArgs};
 use crate::config::{self, Config, ConfigError, Upstream};
 use crate::door::manage;
+#[cfg(feature = "jobs")]
+use crate::jobs;
 use crate::reload::{self, FromFile, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::simulate::{self, Simulation};
@@ -76,6 +78,21 @@ pub async fn app(
             let file = read_config(config.as_deref(), None);
             let ask = std::io::stdin().is_terminal().then_some(read_line as doctor::ReadLine);
             return doctor::run(&args, file, ask, output, errors).await;
+        }
+        #[cfg(feature = "jobs")]
+        Ok(Command::Jobs { config, command }) => {
+            let file = match read_config(config.as_deref(), None) {
+                Ok(file) => file,
+                Err(error) => return refuse(&error),
+            };
+            let done = jobs::commands::run(&command, file.config, output, errors, signals).await;
+            return match done {
+                Ok(()) => DONE,
+                Err(error) => {
+                    let _ = writeln!(errors, "gemini-gateway: {error}");
+                    NOT_STARTED
+                }
+            };
         }
         Ok(Command::Completions(shell)) => {
             print(&String::from_utf8_lossy(&cli::completions(shell)));

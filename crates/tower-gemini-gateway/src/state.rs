@@ -119,6 +119,15 @@ impl State {
         self.0.as_deref()?.dir.as_ref().map(|dir| dir.path.as_path())
     }
 
+    /// Whether other processes have the same store.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self.store() {
+            #[cfg(feature = "redis")]
+            Some(Store::Redis(_)) => true,
+            _ => false,
+        }
+    }
+
     /// The store, where there is one.
     pub(crate) fn store(&self) -> Option<&Store> {
         self.0.as_deref().map(|inner| &inner.store)

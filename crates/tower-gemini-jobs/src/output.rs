@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use tower_gemini::FinalImage;
 use tower_gemini::trail::Trail;
 
-use crate::job::Spent;
-use crate::store::StoredItem;
+use crate::job::{ItemState, Spent};
+use crate::store::{JobStore, StoreError, StoredItem};
 
 /// One line of a job's manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,4 +176,108 @@ fn sha256(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// Copies the images of a job into a directory, with `manifest.jsonl`. The number of images.
+///
+/// # Errors
+///
+/// The store failed, or a file cannot be read or written; what was copied before is whole.
+pub async fn copy_images(
+    store: &JobStore,
+    job: &str,
+    root: &Path,
+    out: &Path,
+) -> Result<u64, StoreError> {
+    let (mut manifest, mut copied) = (String::new(), 0);
+    for_each_record(store, job, |record, line| {
+        for image in &record.images {
+            let from = dir_of(root, job).join(&image.file);
+            let copy =
+                std::fs::read(&from).and_then(|bytes| write_whole(&out.join(&image.file), &bytes));
+            copy.map_err(|error| StoreError::new(format_args!("{}: {error}", image.file)))?;
+            copied += 1;
+        }
+        manifest.push_str(line);
+        manifest.push('\n');
+        Ok(())
+    })
+    .await?;
+    write_whole(&out.join("manifest.jsonl"), manifest.as_bytes())
+        .map_err(|error| StoreError::new(format_args!("manifest.jsonl: {error}")))?;
+    Ok(copied)
+}
+
+/// The manifest of a job as CSV: a row an image.
+///
+/// # Errors
+///
+/// The store failed.
+pub async fn manifest_csv(store: &JobStore, job: &str) -> Result<String, StoreError> {
+    let mut rows = csv::Writer::from_writer(Vec::new());
+    let header = [
+        "number",
+        "file",
+        "prompt",
+        "model",
+        "size",
+        "lane",
+        "width",
+        "height",
+        "bytes",
+        "sha256",
+        "at_least_usd",
+        "at_most_usd",
+        "requests",
+    ];
+    rows.write_record(header).map_err(StoreError::new)?;
+    for_each_record(store, job, |record, _| {
+        for (at, image) in record.images.iter().enumerate() {
+            let of_first = |text: String| if at == 0 { text } else { String::new() };
+            let pixels = |pixels: Option<u32>| pixels.map(|n| n.to_string()).unwrap_or_default();
+            let row = [
+                record.number.to_string(),
+                image.file.clone(),
+                record.prompt.clone(),
+                record.model.clone(),
+                record.size.clone().unwrap_or_default(),
+                record.lane.clone(),
+                pixels(image.width),
+                pixels(image.height),
+                image.bytes.to_string(),
+                image.sha256.clone(),
+                of_first(dollars(record.at_least_microusd)),
+                of_first(dollars(record.at_most_microusd)),
+                of_first(record.requests.to_string()),
+            ];
+            rows.write_record(row).map_err(StoreError::new)?;
+        }
+        Ok(())
+    })
+    .await?;
+    let bytes = rows.into_inner().map_err(|error| StoreError::new(error.error()))?;
+    String::from_utf8(bytes).map_err(StoreError::new)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a price with six digits")]
+fn dollars(microusd: u64) -> String {
+    format!("{:.6}", microusd as f64 / 1e6)
+}
+
+/// Every line of a job's manifest, in order.
+async fn for_each_record(
+    store: &JobStore,
+    job: &str,
+    mut with: impl FnMut(&Record, &str) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut after = 0;
+    loop {
+        let page = store.items(job, Some(ItemState::Done), after, 500).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.number;
+        for line in page.iter().filter_map(|item| item.result.as_deref()) {
+            let record: Record = serde_json::from_str(line).map_err(StoreError::new)?;
+            with(&record, line)?;
+        }
+    }
 }

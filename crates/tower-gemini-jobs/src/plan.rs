@@ -123,6 +123,12 @@ impl Planner {
         self
     }
 
+    /// When the job is submitted, in milliseconds since 1970.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
     /// Checks an item, chooses its lane, and finds the most that a call for it can cost.
     ///
     /// # Errors

@@ -67,9 +67,9 @@ const LONGEST_LINE: u64 = 2 * 1024 * 1024;
 /// assert_eq!(read[1].as_ref().unwrap_err().line, 2);
 /// ```
 pub fn items<'r>(
-    reader: impl BufRead + 'r,
+    reader: impl BufRead + Send + 'r,
     format: Format,
-) -> Box<dyn Iterator<Item = Result<(u64, Item), LineFault>> + 'r> {
+) -> Box<dyn Iterator<Item = Result<(u64, Item), LineFault>> + Send + 'r> {
     match format {
         Format::Jsonl => Box::new(Jsonl { reader, line: 0, is_over: false }),
         Format::Csv => {

@@ -64,7 +64,7 @@ impl Fallback {
     }
 
     /// Every model that it names.
-    pub(super) fn named_models(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn named_models(&self) -> impl Iterator<Item = &str> {
         let targets = self.target.iter().map(|target| &target.model);
         self.models.iter().chain(targets).map(String::as_str)
     }

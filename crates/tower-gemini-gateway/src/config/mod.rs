@@ -34,6 +34,7 @@ macro_rules! section {
 mod alerts;
 mod error;
 mod fallback;
+mod jobs;
 mod peak;
 mod renamed;
 mod upstream;
@@ -42,6 +43,7 @@ mod values;
 pub(crate) use self::alerts::{AlertKind, Alerts, WebhookUrl};
 pub use self::error::{ConfigError, ConfigProblem};
 pub(crate) use self::fallback::{Fallback, FallbackOrder};
+pub(crate) use self::jobs::{JobPlaces, Jobs};
 pub(crate) use self::peak::Peak;
 pub(crate) use self::upstream::{Upstream, UpstreamKind};
 pub(crate) use self::values::{BaseUrl, Size, Span, StoreUrl};
@@ -71,6 +73,7 @@ section! {
         timeouts: Timeouts = Timeouts::default(),
         catalog: CatalogFile = CatalogFile::default(),
         alerts: Alerts = Alerts::default(),
+        jobs: Jobs = Jobs::default(),
         log: Log = Log::default(),
     }
 }
@@ -344,6 +347,7 @@ impl Config {
         }
         self.peak.check(self.fallback.has_models(), &mut check);
         self.alerts.check(&mut check);
+        self.jobs.check(&mut check);
         check(self.log.filter().map(drop));
         problems
     }
@@ -699,6 +703,7 @@ mod tests {
             "timeouts",
             "catalog",
             "alerts",
+            "jobs",
             "log",
         ] {
             let error = toml::from_str::<Config>(&format!("[{section}]\n__ = 1\n"))

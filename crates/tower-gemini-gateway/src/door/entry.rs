@@ -29,13 +29,25 @@ use super::references::{self, Reference};
 use super::tokens::Token;
 use super::uploads::Here;
 use super::{Connection, Door, heads, host};
-use crate::auth::Caller;
+use crate::auth::{Caller, UNAUTHENTICATED};
 use crate::responses::{CHARGED, ErrorFormat, Rejection};
 use crate::snapshot::Snapshot;
 use crate::{limits, pages, wire};
 
 /// A response that names what was created is far below this. Longer ones pass.
 const MAX_READ_BYTES: u64 = 1024 * 1024;
+
+/// In the extensions of a request that this process makes itself, for this token's owner; empty for
+/// the operator. Nothing that came by a socket has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Internal {
+    pub(crate) owner: String,
+}
+
+fn owner_gone(owner: &str) -> Rejection {
+    let message = format!("The token \"{owner}\" opens no more. Nothing was sent.");
+    Rejection::new(StatusCode::UNAUTHORIZED, UNAUTHENTICATED, message)
+}
 
 /// A request that came in.
 #[derive(Debug)]
@@ -107,11 +119,17 @@ pub(crate) async fn enter(
     let owner = decoded.is_upload().then(|| door.uploads.owner(&parts.uri)).flatten();
     let here = Here::new(&parts.uri, &parts.headers, server.tls.is_some());
     let now = door.clock.now();
-    let admitted = gateway.auth().admit(&mut parts, now).or_else(|rejection| {
-        // Clients go on with an upload without a credential.
-        let owner = owner.and_then(|name| gateway.auth().caller_named(&name, now));
-        owner.ok_or(rejection)
-    });
+    let internal = parts.extensions.remove::<Internal>();
+    let admitted = match &internal {
+        Some(Internal { owner }) if gateway.has_keys() => {
+            gateway.auth().internal(owner, now).ok_or_else(|| owner_gone(owner))
+        }
+        _ => gateway.auth().admit(&mut parts, now).or_else(|rejection| {
+            // Clients go on with an upload without a credential.
+            let owner = owner.and_then(|name| gateway.auth().caller_named(&name, now));
+            owner.ok_or(rejection)
+        }),
+    };
     let caller = match admitted {
         Ok(caller) => caller,
         Err(rejection) => {
@@ -128,6 +146,10 @@ pub(crate) async fn enter(
         sealed(rejection.into_response(ErrorFormat::for_path(path)))
     };
     let anonymous = caller.is_anonymous().then(|| {
+        // Known again after a restart.
+        if internal.is_some() {
+            return "operator".to_owned();
+        }
         let number = connection.map_or_else(
             || format!("r{}", door.next_anonymous.fetch_add(1, Ordering::Relaxed)),
             |connection| format!("c{}", connection.number),

@@ -294,6 +294,22 @@ impl JobStore {
         row.as_ref().map(item_of).transpose()
     }
 
+    /// The item of a job that waits for its time and is due first.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub async fn next_wait(&self, job: &str) -> Result<Option<StoredItem>, StoreError> {
+        let row = sqlx::query(
+            "SELECT * FROM items WHERE job = $1 AND state = 'waiting' AND missing = 0 \
+             ORDER BY not_before_ms, number LIMIT 1",
+        )
+        .bind(job)
+        .fetch_optional(&self.pool)
+        .await?;
+        row.as_ref().map(item_of).transpose()
+    }
+
     /// The line of the manifest of the item with this output.
     pub(crate) async fn result_of(
         &self,
