@@ -93,6 +93,7 @@ macro_rules! setters {
 
 mod answer;
 mod api_error;
+mod batch;
 mod body;
 mod builder;
 #[cfg(feature = "serve")]
@@ -100,6 +101,7 @@ mod connection;
 mod dialect;
 mod error;
 mod fault;
+mod files;
 mod hash;
 mod image;
 mod interactions;
@@ -109,18 +111,22 @@ mod model;
 mod observed;
 mod outage;
 mod quota;
+mod reply;
 mod request;
 mod scenario;
 #[cfg(feature = "serve")]
 mod serve;
 mod service;
+mod stored;
 mod weather;
+mod webhook;
 
 pub use answer::ImageOptions;
+pub use batch::{BatchRecord, BatchState, LineRecord};
 pub use body::SimBody;
-pub use builder::Builder;
+pub use builder::{Batches, Builder};
 pub use error::{ScenarioError, SimError, SimErrorKind};
-pub use fault::{BadRequest, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
+pub use fault::{BadRequest, BatchFault, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
 pub use hash::hash64;
 pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
 pub use model::{Price, Size};
