@@ -65,7 +65,10 @@ impl Route {
                 .map(|id| percent_decode_str(id).decode_utf8_lossy().into_owned()),
             ..Self::default()
         };
-        if let Some(route) = Self::of_resource(method, uri, (before, last), version) {
+        let is_openai = segments.contains(&"openai");
+        if let Some(route) =
+            Self::of_resource(method, uri, (before, last), version).filter(|_| !is_openai)
+        {
             return Some(route);
         }
         match (method, before, last.split_once(':')) {

@@ -164,3 +164,38 @@ async fn send(mut request: Request<Bytes>) -> Option<StatusCode> {
         _ = connection => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_that_fails_is_sent_again_later_under_its_id_and_signed_anew() {
+        let sim = Sim::quick([]);
+        let webhook = WebhookEvent::for_tests();
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let (seen, clock) = (sent.clone(), sim.clone());
+        let listener = move |request: Request<Bytes>| {
+            let header = |name: &str| request.headers()[name].to_str().map(str::to_owned).unwrap();
+            let mut seen = seen.lock().unwrap();
+            seen.push((
+                clock.now().as_secs(),
+                header("webhook-id"),
+                header("webhook-timestamp"),
+                header("webhook-signature"),
+            ));
+            // No answer, then an error, then well.
+            let answer = [None, Some(StatusCode::BAD_GATEWAY), Some(StatusCode::NO_CONTENT)];
+            std::future::ready(answer[seen.len() - 1])
+        };
+        deliver(sim, webhook, listener).await;
+        let sent = sent.lock().unwrap();
+        let at: Vec<_> = sent.iter().map(|(at, ..)| *at).collect();
+        assert_eq!(at, [0, 5, 305]);
+        assert_eq!(sent[0].1, sent[2].1);
+        assert_ne!(sent[0].2, sent[2].2, "the timestamp is that of the attempt");
+        assert_ne!(sent[0].3, sent[2].3);
+    }
+}

@@ -54,6 +54,12 @@ pub(crate) struct WebhookEvent {
 }
 
 impl WebhookEvent {
+    #[cfg(all(test, feature = "serve"))]
+    pub(crate) fn for_tests() -> Self {
+        let uri = "http://127.0.0.1:1/hook".to_owned();
+        Self { uri, secret: [7; 32], id: "msg_1".to_owned(), body: Bytes::from_static(b"{}") }
+    }
+
     /// The request, signed for this moment; `None` when the listener's address is none.
     pub(crate) fn request(&self, settings: &Builder, now: Duration) -> Option<Request<Bytes>> {
         let timestamp = settings.unix(now).as_secs().to_string();

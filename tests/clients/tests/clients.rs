@@ -13,12 +13,14 @@ mod bed;
 
 use std::time::Duration;
 
-use bed::{Case, Run, each_client, with_another_vendor};
+use bed::{Case, Run, each_client, python_says, with_another_vendor};
+use serde_json::json;
 use tower_gemini::GeminiStack;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::model_fallback::Chain;
 use tower_gemini_sim::{
-    Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape, Sim, Weather,
+    BatchFault, BatchRecord, Batches, Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape,
+    Sim, Weather,
 };
 
 const LEADER: &str = "gemini-3-pro-image";
@@ -243,4 +245,48 @@ async fn a_slow_answer_is_waited_for() {
         assert!(run.took >= Duration::from_secs(3));
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn googles_python_client_gets_its_batches_inline_and_by_file_and_its_webhooks() {
+    let times = Batches {
+        pending: Duration::from_millis(200),
+        running: Duration::from_millis(300),
+        ..Batches::default()
+    };
+    let failed = BatchFault::LinesFailed { first: 1, count: 1, fault: Fault::HighDemand };
+    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(times);
+    let sim = sim.script_batches([failed.clone(), failed]).build();
+    let Some(said) = python_says("genai_batches.py", &sim).await else { return };
+    println!("{said:#}");
+    let [inline, file, cancelled] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+    for (batch, name, key) in [(inline, "inline", "k"), (file, "file", "f")] {
+        let said = &said[name];
+        let states = json!(["JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"]);
+        assert_eq!(said["states"], states);
+        let lines = said["lines"].as_array().unwrap();
+        assert_eq!(lines.len(), 3);
+        for (index, line) in lines.iter().enumerate() {
+            assert_eq!(line["key"], format!("{key}{index}"));
+            let is_failed = index == 1;
+            assert_eq!(line["sha256"].is_string(), !is_failed);
+            assert_eq!(line["error"][0].as_u64(), is_failed.then_some(14));
+            assert_eq!(batch.lines[index].charged, !is_failed);
+        }
+    }
+    assert_eq!(said["inline"]["display_name"], "inline");
+    assert_eq!(said["inline"]["model"], "models/gemini-3-pro-image");
+    assert_eq!(said["upload"], json!({ "same": true, "name": "requests" }));
+    assert_eq!(said["cancelled"], "JOB_STATE_CANCELLED");
+    assert_eq!(said["listed"], json!(["cancelled", "file", "inline"]));
+    assert_eq!((&said["left"], &said["webhooks"]), (&json!(2), &json!([true])));
+    assert!(cancelled.lines.iter().all(|line| !line.charged));
+    let heard = |batch: &BatchRecord, data: serde_json::Value| {
+        let mut data = data;
+        data["id"] = json!(batch.name);
+        json!({ "signed": true, "type": "batch.succeeded", "data": data })
+    };
+    let output = format!("files/batch-{}", file.name.trim_start_matches("batches/"));
+    let expected = [heard(inline, json!({})), heard(file, json!({ "output_file_uri": output }))];
+    assert_eq!(said["heard"], json!(expected));
 }

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -138,19 +139,33 @@ impl Client {
         if let Some(sends) = job.sends.filter(|_| self.resends_on_demand) {
             command.env("SENDS", sends.to_string());
         }
-        let output = command
-            .output()
-            .await
-            .unwrap_or_else(|error| panic!("{} did not start: {error}", self.name));
-        let said = String::from_utf8_lossy(&output.stdout);
-        said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| {
-            panic!(
-                "{} said no JSON but {said:?}, and on stderr: {}",
-                self.name,
-                String::from_utf8_lossy(&output.stderr)
-            )
-        })
+        said(self.name, command).await
     }
+}
+
+/// The line of JSON that a program prints last.
+async fn said<T: DeserializeOwned>(name: &str, mut command: Command) -> T {
+    let output = command.output().await.unwrap_or_else(|e| panic!("{name} did not start: {e}"));
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        panic!("{name} said no JSON but {said:?}, and on stderr: {stderr}")
+    })
+}
+
+/// What one of the Python programs says that has more to tell than an image, against the simulator
+/// itself; `None` where the clients are not installed.
+pub(crate) async fn python_says(file: &str, sim: &Sim) -> Option<serde_json::Value> {
+    if !installed() {
+        return None;
+    }
+    let _turn = turn().await;
+    let server = serve(sim.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let mut command = command(home().join("venv/bin/python"), file, None);
+    command.env("BASE_URL", server.url()).env("API_KEY", KEY).env("SIM_CALL", file);
+    let said = tokio::time::timeout(Duration::from_secs(60), said(file, command)).await;
+    server.shutdown().await;
+    Some(said.unwrap_or_else(|_| panic!("{file} is still running")))
 }
 
 fn command(interpreter: PathBuf, file: &str, argument: Option<&str>) -> Command {
