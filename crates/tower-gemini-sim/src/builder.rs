@@ -135,7 +135,7 @@ impl Builder {
     /// The same as RFC 3339, with nanoseconds as recorded responses have it.
     pub(crate) fn timestamp(&self, at: Duration) -> String {
         let seconds = i64::try_from(self.unix(at).as_secs()).unwrap_or(i64::MAX);
-        let nanos = self.unix(at).subsec_nanos().cast_signed();
+        let nanos = i32::try_from(self.unix(at).subsec_nanos()).unwrap_or_default();
         jiff::Timestamp::new(seconds, nanos).map(|at| format!("{at:.9}")).unwrap_or_default()
     }
 }
