@@ -14,7 +14,7 @@ use crate::ledger::Bill;
 /// When a batch that is not done expires (ai.google.dev "Batch API", 2026-09).
 const EXPIRES_AFTER: Duration = Duration::from_secs(48 * 3600);
 
-/// What a batch was made of, in the words of its caller.
+/// What a caller tells a line from the others by.
 #[derive(Debug, Clone)]
 pub(crate) enum Label {
     /// `key` of a line in a file.

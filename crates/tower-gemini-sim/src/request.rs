@@ -643,6 +643,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stored_is_named_by_its_path_and_openais_batches_are_not_googles() {
+        for (method, uri, resource, verb, id) in [
+            (
+                Method::POST,
+                "/v1beta/models/m:batchGenerateContent",
+                Resource::Batches,
+                Verb::Create,
+                "",
+            ),
+            (Method::GET, "/any/v1beta/batches?pageSize=2", Resource::Batches, Verb::List, ""),
+            (Method::GET, "/v1beta/batches/b", Resource::Batches, Verb::Fetch, "b"),
+            (Method::POST, "/v1beta/batches/b%3Acancel", Resource::Batches, Verb::Cancel, "b"),
+            (Method::POST, "/upload/v1beta/files", Resource::Files, Verb::Create, ""),
+            (Method::POST, "/upload/v1beta/files?upload_id=u", Resource::Uploads, Verb::Other, "u"),
+            (
+                Method::GET,
+                "/download/v1beta/files/batch-b:download?alt=media",
+                Resource::Files,
+                Verb::Download,
+                "batch-b",
+            ),
+            (Method::DELETE, "/v1beta/webhooks/w", Resource::Webhooks, Verb::Delete, "w"),
+        ] {
+            let route = Route::parse(&method, &uri.parse().unwrap()).unwrap();
+            assert_eq!(
+                (route.resource, route.verb, route.id.as_str()),
+                (Some(resource), verb, id),
+                "{uri}"
+            );
+            assert_eq!(route.is_fetch(), route.model.is_empty(), "{uri}");
+        }
+        let openais = Route::parse(&Method::GET, &"/v1beta/openai/batches/b".parse().unwrap());
+        assert!(openais.is_none());
+    }
+
+    #[test]
     fn paths_are_read_from_the_right() {
         for (uri, api, framing) in [
             ("https://g.example/v1beta/models/m:generateContent", Api::Developer, Framing::Whole),
