@@ -13,8 +13,8 @@ mod bed;
 
 use std::time::Duration;
 
-use bed::{Case, Run, each_client, python_says, with_another_vendor};
-use serde_json::json;
+use bed::{Case, Run, each_client, program_says, with_another_vendor};
+use serde_json::{Value, json};
 use tower_gemini::GeminiStack;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::model_fallback::Chain;
@@ -247,8 +247,8 @@ async fn a_slow_answer_is_waited_for() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn googles_python_client_gets_its_batches_inline_and_by_file_and_its_webhooks() {
+/// Batches that are quick enough for the real clock; the second line of the first two fails.
+fn quick_batches() -> Sim {
     let times = Batches {
         pending: Duration::from_millis(200),
         running: Duration::from_millis(300),
@@ -256,24 +256,31 @@ async fn googles_python_client_gets_its_batches_inline_and_by_file_and_its_webho
     };
     let failed = BatchFault::LinesFailed { first: 1, count: 1, fault: Fault::HighDemand };
     let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(times);
-    let sim = sim.script_batches([failed.clone(), failed]).build();
-    let Some(said) = python_says("genai_batches.py", &sim).await else { return };
-    println!("{said:#}");
-    let [inline, file, cancelled] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
-    for (batch, name, key) in [(inline, "inline", "k"), (file, "file", "f")] {
-        let said = &said[name];
-        let states = json!(["JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"]);
-        assert_eq!(said["states"], states);
-        let lines = said["lines"].as_array().unwrap();
-        assert_eq!(lines.len(), 3);
-        for (index, line) in lines.iter().enumerate() {
-            assert_eq!(line["key"], format!("{key}{index}"));
-            let is_failed = index == 1;
-            assert_eq!(line["sha256"].is_string(), !is_failed);
-            assert_eq!(line["error"][0].as_u64(), is_failed.then_some(14));
-            assert_eq!(batch.lines[index].charged, !is_failed);
-        }
+    sim.script_batches([failed.clone(), failed]).build()
+}
+
+/// The client saw the batch through its states, and each line as the simulator has it.
+fn saw_the_batch(said: &Value, batch: &BatchRecord, key: &str) {
+    let states = json!(["JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"]);
+    assert_eq!(said["states"], states);
+    let lines = said["lines"].as_array().unwrap();
+    assert_eq!((lines.len(), batch.lines.len()), (3, 3));
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!(line["key"], format!("{key}{index}"));
+        let is_failed = index == 1;
+        assert_eq!(line["sha256"].is_string(), !is_failed);
+        assert_eq!(line["error"][0].as_u64(), is_failed.then_some(14));
+        assert_eq!(batch.lines[index].charged, !is_failed);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn googles_python_client_gets_its_batches_inline_and_by_file_and_its_webhooks() {
+    let sim = quick_batches();
+    let Some(said) = program_says("genai_batches.py", &sim).await else { return };
+    let [inline, file, cancelled] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+    saw_the_batch(&said["inline"], inline, "k");
+    saw_the_batch(&said["file"], file, "f");
     assert_eq!(said["inline"]["display_name"], "inline");
     assert_eq!(said["inline"]["model"], "models/gemini-3-pro-image");
     assert_eq!(said["upload"], json!({ "same": true, "name": "requests" }));
@@ -281,12 +288,21 @@ async fn googles_python_client_gets_its_batches_inline_and_by_file_and_its_webho
     assert_eq!(said["listed"], json!(["cancelled", "file", "inline"]));
     assert_eq!((&said["left"], &said["webhooks"]), (&json!(2), &json!([true])));
     assert!(cancelled.lines.iter().all(|line| !line.charged));
-    let heard = |batch: &BatchRecord, data: serde_json::Value| {
-        let mut data = data;
+    let heard = |mut data: Value, batch: &BatchRecord| {
         data["id"] = json!(batch.name);
         json!({ "signed": true, "type": "batch.succeeded", "data": data })
     };
     let output = format!("files/batch-{}", file.name.trim_start_matches("batches/"));
-    let expected = [heard(inline, json!({})), heard(file, json!({ "output_file_uri": output }))];
+    let expected = [heard(json!({}), inline), heard(json!({ "output_file_uri": output }), file)];
     assert_eq!(said["heard"], json!(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn googles_javascript_client_gets_its_batches_inline_and_by_file() {
+    let sim = quick_batches();
+    let Some(said) = program_says("genai_batches.mjs", &sim).await else { return };
+    let [inline, file] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+    saw_the_batch(&said["inline"], inline, "k");
+    saw_the_batch(&said["file"], file, "f");
+    assert_eq!(said["listed"], json!(["file", "inline"]));
 }

