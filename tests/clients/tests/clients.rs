@@ -13,7 +13,7 @@ mod bed;
 
 use std::time::Duration;
 
-use bed::{Case, Run, each_client, program_says, with_another_vendor};
+use bed::{Case, Run, each_client, each_target, with_another_vendor};
 use serde_json::{Value, json};
 use tower_gemini::GeminiStack;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
@@ -276,33 +276,36 @@ fn saw_the_batch(said: &Value, batch: &BatchRecord, key: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn googles_python_client_gets_its_batches_inline_and_by_file_and_its_webhooks() {
-    let sim = quick_batches();
-    let Some(said) = program_says("genai_batches.py", &sim).await else { return };
-    let [inline, file, cancelled] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
-    saw_the_batch(&said["inline"], inline, "k");
-    saw_the_batch(&said["file"], file, "f");
-    assert_eq!(said["inline"]["display_name"], "inline");
-    assert_eq!(said["inline"]["model"], "models/gemini-3-pro-image");
-    assert_eq!(said["upload"], json!({ "same": true, "name": "requests" }));
-    assert_eq!(said["cancelled"], "JOB_STATE_CANCELLED");
-    assert_eq!(said["listed"], json!(["cancelled", "file", "inline"]));
-    assert_eq!((&said["left"], &said["webhooks"]), (&json!(2), &json!([true])));
-    assert!(cancelled.lines.iter().all(|line| !line.charged));
-    let heard = |mut data: Value, batch: &BatchRecord| {
-        data["id"] = json!(batch.name);
-        json!({ "signed": true, "type": "batch.succeeded", "data": data })
-    };
-    let output = format!("files/batch-{}", file.name.trim_start_matches("batches/"));
-    let expected = [heard(json!({}), inline), heard(json!({ "output_file_uri": output }), file)];
-    assert_eq!(said["heard"], json!(expected));
+    each_target("genai_batches.py", quick_batches, |said, sim| {
+        let [inline, file, cancelled] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+        saw_the_batch(&said["inline"], inline, "k");
+        saw_the_batch(&said["file"], file, "f");
+        assert_eq!(said["inline"]["display_name"], "inline");
+        assert_eq!(said["inline"]["model"], "models/gemini-3-pro-image");
+        assert_eq!(said["upload"], json!({ "same": true, "name": "requests" }));
+        assert_eq!(said["cancelled"], "JOB_STATE_CANCELLED");
+        assert_eq!(said["listed"], json!(["cancelled", "file", "inline"]));
+        assert_eq!((&said["left"], &said["webhooks"]), (&json!(2), &json!([true])));
+        assert!(cancelled.lines.iter().all(|line| !line.charged));
+        let heard = |mut data: Value, batch: &BatchRecord| {
+            data["id"] = json!(batch.name);
+            json!({ "signed": true, "type": "batch.succeeded", "data": data })
+        };
+        let output = format!("files/batch-{}", file.name.trim_start_matches("batches/"));
+        let expected =
+            [heard(json!({}), inline), heard(json!({ "output_file_uri": output }), file)];
+        assert_eq!(said["heard"], json!(expected));
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn googles_javascript_client_gets_its_batches_inline_and_by_file() {
-    let sim = quick_batches();
-    let Some(said) = program_says("genai_batches.mjs", &sim).await else { return };
-    let [inline, file] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
-    saw_the_batch(&said["inline"], inline, "k");
-    saw_the_batch(&said["file"], file, "f");
-    assert_eq!(said["listed"], json!(["file", "inline"]));
+    each_target("genai_batches.mjs", quick_batches, |said, sim| {
+        let [inline, file] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+        saw_the_batch(&said["inline"], inline, "k");
+        saw_the_batch(&said["file"], file, "f");
+        assert_eq!(said["listed"], json!(["file", "inline"]));
+    })
+    .await;
 }

@@ -153,20 +153,29 @@ async fn said<T: DeserializeOwned>(name: &str, mut command: Command) -> T {
     })
 }
 
-/// What a program says that has more to tell than an image, against the simulator itself; `None`
-/// where the clients are not installed.
-pub(crate) async fn program_says(file: &str, sim: &Sim) -> Option<serde_json::Value> {
+/// Runs a program that has more to tell than an image, against a simulator and through a gateway
+/// that has it as its upstream.
+pub(crate) async fn each_target(
+    file: &str,
+    sim: impl Fn() -> Sim,
+    expected: impl Fn(&serde_json::Value, &Sim),
+) {
     if !installed() {
-        return None;
+        return;
     }
-    let _turn = turn().await;
-    let server = serve(sim.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap();
-    let interpreter = if file.ends_with(".py") { PYTHON } else { NODE };
-    let mut command = command(home().join(interpreter), file, None);
-    command.env("BASE_URL", server.url()).env("API_KEY", KEY).env("SIM_CALL", file);
-    let said = tokio::time::timeout(Duration::from_secs(60), said(file, command)).await;
-    server.shutdown().await;
-    Some(said.unwrap_or_else(|_| panic!("{file} is still running")))
+    for &target in Target::ALL {
+        let _turn = turn().await;
+        let sim = sim();
+        let server = target.start(sim.clone(), "").await;
+        let interpreter = if file.ends_with(".py") { PYTHON } else { NODE };
+        let mut command = command(home().join(interpreter), file, None);
+        command.env("BASE_URL", server.url()).env("API_KEY", KEY).env("SIM_CALL", file);
+        let said = tokio::time::timeout(Duration::from_secs(60), said(file, command)).await;
+        let said = said.unwrap_or_else(|_| panic!("{file} is still running ({target:?})"));
+        server.shutdown().await;
+        println!("{file} ({target:?}): {said}");
+        expected(&said, &sim);
+    }
 }
 
 fn command(interpreter: PathBuf, file: &str, argument: Option<&str>) -> Command {
