@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::api_error::{ApiError, finish_message};
 use crate::dialect::{Api, Framing, JSON, SSE, Verb};
 use crate::fault::{Fault, Shape};
-use crate::hash::{hash64, mix};
+use crate::hash::{hash64, letters, mix};
 use crate::image::{Picture, PictureCache, PictureKey};
 use crate::interactions::{Event, Interaction};
 use crate::json::{Fields, Json, obj};
@@ -406,13 +406,7 @@ impl Generator<'_> {
     fn response_id(&self) -> String {
         const LETTERS: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let mut state = mix(self.seed ^ self.number as u64);
-        (0..22)
-            .map(|_| {
-                state = mix(state);
-                char::from(LETTERS[(state % 64) as usize])
-            })
-            .collect()
+        letters(LETTERS, self.seed ^ self.number as u64, 22)
     }
 
     fn gemini_part(&self, part: &Part, shape: Shape) -> Json {
@@ -469,7 +463,7 @@ impl Generator<'_> {
         }
     }
 
-    fn gemini_whole(&self, content: &Content) -> Json {
+    pub(crate) fn gemini_whole(&self, content: &Content) -> Json {
         let candidate = content.block.is_none().then(|| {
             let parts = content.sent().map(|part| self.gemini_part(part, content.shape)).collect();
             self.candidate(content, parts, content.tail == Tail::Good)
@@ -747,6 +741,6 @@ impl Generator<'_> {
     }
 }
 
-/// OpenAI-style responses carry a time; the simulator has no calendar, so it is always 2026-10-01
-/// 00:00 UTC.
-const CREATED: u64 = 1_790_812_800;
+/// The time that OpenAI-style responses carry, and the day on which the clock begins unless
+/// [`Builder::epoch`](crate::Builder::epoch) says another: 2026-10-01 00:00 UTC.
+pub(crate) const CREATED: u64 = 1_790_812_800;

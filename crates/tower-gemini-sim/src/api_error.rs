@@ -25,6 +25,7 @@ struct Texts {
 struct Status {
     http: u16,
     code: String,
+    rpc: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -232,6 +233,13 @@ impl ApiError {
             error.code = "quota_exceeded";
         }
         error
+    }
+
+    /// As `google.rpc.Status`, which the lines of batches and failed operations hold.
+    pub(crate) fn to_status(&self) -> Json {
+        // Pages have no status of Google's.
+        let code = TEXTS.status.get(self.status).map_or(13, |status| status.rpc);
+        obj! { "code": code, "message": self.message.clone() }
     }
 
     fn to_json(&self) -> Json {

@@ -20,6 +20,16 @@ pub(crate) enum Framing {
     Array,
 }
 
+/// What is stored under ids of its own, other than interactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Batches,
+    Files,
+    /// A file that is being sent, in parts.
+    Uploads,
+    Webhooks,
+}
+
 /// What a request wants to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Verb {
@@ -32,6 +42,12 @@ pub(crate) enum Verb {
     Fetch,
     /// End what is stored and goes on.
     Cancel,
+    /// Store something.
+    Create,
+    /// Forget what is stored.
+    Delete,
+    /// Fetch the bytes of a file.
+    Download,
     #[default]
     Other,
 }

@@ -251,6 +251,85 @@ faults! {
     ProxyText503 = "proxy_text_503";
 }
 
+faults! {
+    /// One thing that happens to one batch, beside what happens to the requests about it.
+    ///
+    /// A create whose response is lost is a fault of its request: after
+    /// [`Fault::ResetAfterGeneration`], [`Fault::CutHead`], [`Fault::CutBody`] and
+    /// [`Fault::NoAnswer`] with `charged` the batch exists all the same. `BATCH.md` has the source
+    /// of each.
+    ///
+    /// ```
+    /// use tower_gemini_sim::{BatchFault, Fault};
+    /// let third = BatchFault::LinesFailed { first: 2, count: 1, fault: Fault::HighDemand };
+    /// assert_eq!(third.name(), "lines_failed");
+    /// ```
+    BatchFault:
+
+    /// No fault: every line has its response, in the order of the input.
+    #[default]
+    None = "none";
+    /// Still not done 48 hours after its creation: `BATCH_STATE_EXPIRED`, no results, no charge.
+    Expired {
+        /// It ran by then; pending otherwise.
+        running: bool,
+    } = "expired" => [false, true].map(|running| Self::Expired { running });
+    /// Pending for ever: it does not even expire.
+    Stuck = "stuck";
+    /// The whole batch fails when it would have ended: `BATCH_STATE_FAILED`, no results, no charge.
+    Failed(Fault) = "failed" => [Fault::Internal, Fault::ExhaustedBare].map(Self::Failed);
+    /// Some lines meet a fault each: one with an error status is an `error` in place of the
+    /// `response` and is free; a refusal is a response, charged as ever.
+    LinesFailed {
+        /// The first of them, from 0.
+        first: usize,
+        /// How many.
+        count: usize,
+        /// What they meet.
+        fault: Fault,
+    } = "lines_failed" => [
+        Fault::Internal,
+        Fault::HighDemand,
+        Fault::BadRequest(BadRequest::Generic),
+        Fault::Refused(Refusal::ImageSafety),
+    ].map(|fault| Self::LinesFailed { first: 0, count: 1, fault });
+    /// Some lines are nowhere in the results.
+    LinesMissing {
+        /// The first of them, from 0.
+        first: usize,
+        /// How many.
+        count: usize,
+        /// Whether they are charged nevertheless.
+        charged: bool,
+    } = "lines_missing" => [false, true]
+        .map(|charged| Self::LinesMissing { first: 0, count: 1, charged });
+    /// Some lines are in the results twice, and charged once.
+    LinesTwice {
+        /// The first of them, from 0.
+        first: usize,
+        /// How many.
+        count: usize,
+    } = "lines_twice" => [Self::LinesTwice { first: 0, count: 1 }];
+    /// The results are in another order than the input.
+    OutOfOrder = "out_of_order";
+    /// The results of inline requests are too large to be inline: they come as a file.
+    ResultsInFile = "results_in_file";
+    /// The batch has succeeded, and its results are not there yet.
+    ResultsLate {
+        /// How long after its end they are.
+        by: Duration,
+    } = "results_late" => [Self::ResultsLate { by: Duration::from_secs(90) }];
+    /// Cancelled while it runs, it ends as `BATCH_STATE_CANCELLED` with the lines that were done,
+    /// in place of `BATCH_STATE_SUCCEEDED` with an error for each of the others.
+    CancelledWithResults = "cancelled_with_results";
+    /// Its webhook is sent so often, none included: webhooks are delivered at least once, and a
+    /// listener may have been down.
+    Webhooks {
+        /// How often, to each listener.
+        times: usize,
+    } = "webhooks" => [0, 2].map(|times| Self::Webhooks { times });
+}
+
 /// Declares kinds of one fault, each with its word: that of the wire where the wire has one.
 macro_rules! kinds {
     ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $kind:ident = $word:literal,)* }) => {

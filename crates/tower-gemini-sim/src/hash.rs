@@ -36,3 +36,13 @@ pub(crate) fn mix(value: u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+/// So many characters of an alphabet, by a number.
+pub(crate) fn letters(alphabet: &[u8], seed: u64, count: usize) -> String {
+    let mut state = mix(seed);
+    let next = |_| {
+        state = mix(state);
+        char::from(alphabet[(state % alphabet.len() as u64) as usize])
+    };
+    (0..count).map(next).collect()
+}

@@ -22,6 +22,9 @@ pub(crate) enum Json {
     /// a signature, shared with the cache.
     #[serde(skip)]
     Blob(String, Bytes),
+    /// A number that is no count, from a caller's own JSON.
+    #[serde(skip)]
+    Real(f64),
     /// The value of a field that is left out.
     #[serde(skip)]
     Absent,
@@ -38,6 +41,17 @@ impl Fields {
         let named = fields.into_iter().filter(is_present);
         present.extend(named.map(|(name, value)| (name.into(), value)));
         Self(present)
+    }
+
+    /// The value of one of them.
+    pub(crate) fn get(&self, name: &str) -> Option<Json> {
+        self.0.iter().find(|(named, _)| named == name).map(|(_, value)| value.clone())
+    }
+
+    /// The same with one more before them.
+    pub(crate) fn led_by(mut self, name: &'static str, value: impl Into<Json>) -> Self {
+        self.0.insert(0, (name.into(), value.into()));
+        self
     }
 }
 
@@ -94,6 +108,26 @@ values! {
     bool => Self::Bool,
     Vec<Json> => Self::Arr,
     Bytes => |base64| Self::Blob(String::new(), base64),
+}
+
+impl From<&serde_json::Value> for Json {
+    fn from(value: &serde_json::Value) -> Self {
+        use serde_json::Value;
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => match number.as_u64() {
+                Some(count) => Self::Num(count),
+                None => Self::Real(number.as_f64().unwrap_or_default()),
+            },
+            Value::String(text) => Self::Str(text.clone().into()),
+            Value::Array(items) => Self::Arr(items.iter().map(Self::from).collect()),
+            Value::Object(fields) => {
+                let named = |(name, value): (&String, &Value)| (name.clone().into(), value.into());
+                Self::Obj(Fields(fields.iter().map(named).collect()))
+            }
+        }
+    }
 }
 
 impl<T: Into<Json>> From<Option<T>> for Json {
@@ -153,6 +187,9 @@ impl Printer {
             Json::Bool(value) => self.text.extend_from_slice(value.to_string().as_bytes()),
             Json::Num(number) => {
                 // Writing into memory does not fail, here and below.
+                let _ = serde_json::to_writer(&mut self.text, number);
+            }
+            Json::Real(number) => {
                 let _ = serde_json::to_writer(&mut self.text, number);
             }
             Json::Str(text) => self.string(text),

@@ -68,8 +68,13 @@ pub struct Record {
     pub text_tokens: u64,
     /// Tokens of images.
     pub image_tokens: u64,
-    /// It fetched an interaction that was started before, which generates and costs nothing.
+    /// It is about something that is stored (an interaction, a batch, a file), and does not start
+    /// anything: it generates and costs nothing.
     pub is_fetch: bool,
+    /// Lines of the batch that it created.
+    pub batch_lines: usize,
+    /// Those of them that are on the bill, once the batch has ended.
+    pub batch_lines_charged: usize,
     /// The request counts against the project's limits.
     pub request_counted: bool,
     /// How much of the response was read.
@@ -208,6 +213,23 @@ pub(crate) struct Bill {
     pub(crate) input_tokens: u64,
     pub(crate) text_tokens: u64,
     pub(crate) image_tokens: u64,
+}
+
+impl Bill {
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            cost_microusd: self.cost_microusd + other.cost_microusd,
+            input_tokens: self.input_tokens + other.input_tokens,
+            text_tokens: self.text_tokens + other.text_tokens,
+            image_tokens: self.image_tokens + other.image_tokens,
+        }
+    }
+
+    /// The same tokens at half the price: flex and batches (ai.google.dev "Pricing", 2026-09).
+    pub(crate) fn at_half_price(self) -> Self {
+        Self { cost_microusd: self.cost_microusd / 2, ..self }
+    }
 }
 
 impl Ledger {

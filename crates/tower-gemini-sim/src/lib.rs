@@ -42,6 +42,8 @@
 //!   `chat/completions` and `images/generations`, and `interactions`, which are stored: they can be
 //!   fetched by their ids, whole or as a stream behind an event, run in the background, and be
 //!   cancelled.
+//! * [Batches](Builder::batches) with the files that they need, [faults](BatchFault) of their own,
+//!   and [webhooks](Sim::take_webhooks). `BATCH.md` beside this crate has each shape with its source.
 //! * The checks of the real server: keys, retired models, sizes in lower case, ratios, missing
 //!   signatures, and so on.
 //! * Faults by [script](Builder::script), by [chance](Weather::with) or for a
@@ -66,13 +68,15 @@
 //! | the response says "You will not be charged" | nothing |
 //! | blocked prompt | its input ([setting](Builder::blocked_prompts_charge)) |
 //! | 4xx and 5xx, refused connection | nothing |
+//! | line of a batch, once the batch has ended with its response | half of its tokens' price |
+//! | line of a batch with an error, batch that failed or expired | nothing |
 //!
 //! Every request that was received counts against the project's limits; a 429 does only [if
 //! configured](Quota::counts_rejected).
 //!
 //! # What it leaves out
 //!
-//! `images/edits`, batches, files, HTTP/2, and the ratio of reference images (without `aspectRatio`
+//! `images/edits`, files other than those of batches, HTTP/2, and the ratio of reference images (without `aspectRatio`
 //! an image is square).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -93,6 +97,7 @@ macro_rules! setters {
 
 mod answer;
 mod api_error;
+mod batch;
 mod body;
 mod builder;
 #[cfg(feature = "serve")]
@@ -100,6 +105,7 @@ mod connection;
 mod dialect;
 mod error;
 mod fault;
+mod files;
 mod hash;
 mod image;
 mod interactions;
@@ -109,18 +115,22 @@ mod model;
 mod observed;
 mod outage;
 mod quota;
+mod reply;
 mod request;
 mod scenario;
 #[cfg(feature = "serve")]
 mod serve;
 mod service;
+mod stored;
 mod weather;
+mod webhook;
 
 pub use answer::ImageOptions;
+pub use batch::{BatchRecord, BatchState, LineRecord};
 pub use body::SimBody;
-pub use builder::Builder;
+pub use builder::{Batches, Builder};
 pub use error::{ScenarioError, SimError, SimErrorKind};
-pub use fault::{BadRequest, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
+pub use fault::{BadRequest, BatchFault, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
 pub use hash::hash64;
 pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
 pub use model::{Price, Size};

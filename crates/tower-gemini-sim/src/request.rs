@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::api_error::ApiError;
-use crate::dialect::{Api, Framing, Verb};
+use crate::dialect::{Api, Framing, Resource, Verb};
 use crate::model::{Model, RATIOS, Ratio, Size};
 
 /// What the path says.
@@ -24,8 +24,11 @@ pub(crate) struct Route {
     pub(crate) version: String,
     /// The verb as written, for the text of a 404.
     pub(crate) method: String,
-    /// The stored interaction that it is about, and the event behind which its stream is wanted.
-    pub(crate) interaction: String,
+    /// What kind of stored thing it is about, unless it is an interaction.
+    pub(crate) resource: Option<Resource>,
+    /// The stored thing that it is about; empty for all of them.
+    pub(crate) id: String,
+    /// The event behind which an interaction's stream is wanted.
     pub(crate) after: Option<String>,
     /// Whether only the id is waited for.
     pub(crate) background: bool,
@@ -57,11 +60,17 @@ impl Route {
             },
             version: (*version).to_owned(),
             method: name.to_owned(),
-            interaction: id.to_owned(),
+            id: id.to_owned(),
             after: query(uri, "last_event_id")
                 .map(|id| percent_decode_str(id).decode_utf8_lossy().into_owned()),
             ..Self::default()
         };
+        let is_openai = segments.contains(&"openai");
+        if let Some(route) =
+            Self::of_resource(method, uri, (before, last), version).filter(|_| !is_openai)
+        {
+            return Some(route);
+        }
         match (method, before, last.split_once(':')) {
             (&Method::GET, _, None) if last == "models" => {
                 let version = (*version).to_owned();
@@ -115,6 +124,56 @@ impl Route {
         })
     }
 
+    /// Reads the path of something that is stored: `batches`, `files` and `webhooks`, with an id
+    /// and a verb behind its colon or without.
+    fn of_resource(
+        method: &Method,
+        uri: &Uri,
+        (before, last): (&str, &str),
+        version: &str,
+    ) -> Option<Self> {
+        let is_upload = query(uri, "upload_id").is_some();
+        let (name, verb) = last.split_once(':').unwrap_or((last, ""));
+        let (resource, verb, model, id) = match (method, before, name, verb) {
+            (&Method::POST, "models", model, "batchGenerateContent") => {
+                (Resource::Batches, Verb::Create, model, "")
+            }
+            (&Method::GET, _, "batches", "") => (Resource::Batches, Verb::List, "", ""),
+            (&Method::GET, "batches", id, "") => (Resource::Batches, Verb::Fetch, "", id),
+            (&Method::POST, "batches", id, "cancel") => (Resource::Batches, Verb::Cancel, "", id),
+            (&Method::DELETE, "batches", id, "") => (Resource::Batches, Verb::Delete, "", id),
+            (&Method::POST | &Method::PUT, _, "files", "") if is_upload => {
+                (Resource::Uploads, Verb::Other, "", query(uri, "upload_id").unwrap_or_default())
+            }
+            (&Method::POST, _, "files", "") => (Resource::Files, Verb::Create, "", ""),
+            (&Method::GET, _, "files", "") => (Resource::Files, Verb::List, "", ""),
+            (&Method::GET, "files", id, "") => (Resource::Files, Verb::Fetch, "", id),
+            (&Method::GET, "files", id, "download") => (Resource::Files, Verb::Download, "", id),
+            (&Method::DELETE, "files", id, "") => (Resource::Files, Verb::Delete, "", id),
+            (&Method::POST, _, "webhooks", "") => (Resource::Webhooks, Verb::Create, "", ""),
+            (&Method::GET, _, "webhooks", "") => (Resource::Webhooks, Verb::List, "", ""),
+            (&Method::GET, "webhooks", id, "") => (Resource::Webhooks, Verb::Fetch, "", id),
+            (&Method::DELETE, "webhooks", id, "") => (Resource::Webhooks, Verb::Delete, "", id),
+            _ => return None,
+        };
+        let method = if model.is_empty() { before } else { "batchGenerateContent" };
+        Some(Self {
+            resource: Some(resource),
+            verb,
+            model: model.to_owned(),
+            id: id.to_owned(),
+            version: version.to_owned(),
+            method: method.to_owned(),
+            ..Self::default()
+        })
+    }
+
+    /// Whether it starts nothing: it is about what is stored.
+    pub(crate) fn is_fetch(&self) -> bool {
+        let makes_batch = self.resource.is_some() && !self.model.is_empty();
+        (self.resource.is_some() && !makes_batch) || matches!(self.verb, Verb::Fetch | Verb::Cancel)
+    }
+
     /// Reads from the body what such a path leaves to it: the model, and whether to stream.
     pub(crate) fn read_body(&mut self, body: &Value) {
         if self.model.is_empty() {
@@ -131,7 +190,7 @@ impl Route {
     }
 }
 
-fn query<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
+pub(crate) fn query<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
     let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
@@ -189,7 +248,7 @@ impl ImageRequest {
 }
 
 /// A field under its camelCase name or its proto name: proto3 JSON takes both everywhere.
-fn field<'a>(value: &'a Value, camel: &str) -> Option<&'a Value> {
+pub(crate) fn field<'a>(value: &'a Value, camel: &str) -> Option<&'a Value> {
     let object = value.as_object()?;
     object
         .iter()
@@ -581,6 +640,42 @@ mod tests {
 
     fn route(uri: &str) -> Option<Route> {
         Route::parse(&Method::POST, &uri.parse().unwrap())
+    }
+
+    #[test]
+    fn what_is_stored_is_named_by_its_path_and_openais_batches_are_not_googles() {
+        for (method, uri, resource, verb, id) in [
+            (
+                Method::POST,
+                "/v1beta/models/m:batchGenerateContent",
+                Resource::Batches,
+                Verb::Create,
+                "",
+            ),
+            (Method::GET, "/any/v1beta/batches?pageSize=2", Resource::Batches, Verb::List, ""),
+            (Method::GET, "/v1beta/batches/b", Resource::Batches, Verb::Fetch, "b"),
+            (Method::POST, "/v1beta/batches/b%3Acancel", Resource::Batches, Verb::Cancel, "b"),
+            (Method::POST, "/upload/v1beta/files", Resource::Files, Verb::Create, ""),
+            (Method::POST, "/upload/v1beta/files?upload_id=u", Resource::Uploads, Verb::Other, "u"),
+            (
+                Method::GET,
+                "/download/v1beta/files/batch-b:download?alt=media",
+                Resource::Files,
+                Verb::Download,
+                "batch-b",
+            ),
+            (Method::DELETE, "/v1beta/webhooks/w", Resource::Webhooks, Verb::Delete, "w"),
+        ] {
+            let route = Route::parse(&method, &uri.parse().unwrap()).unwrap();
+            assert_eq!(
+                (route.resource, route.verb, route.id.as_str()),
+                (Some(resource), verb, id),
+                "{uri}"
+            );
+            assert_eq!(route.is_fetch(), route.model.is_empty(), "{uri}");
+        }
+        let openais = Route::parse(&Method::GET, &"/v1beta/openai/batches/b".parse().unwrap());
+        assert!(openais.is_none());
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! Serves the simulator over HTTP/1.1, with keep-alive and connections that really break.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::Request;
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::client::conn::http1 as client;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -16,6 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::connection::{Connection, FaultyStream, FlushWaiter};
 use crate::error::SimErrorKind;
 use crate::service::Sim;
+use crate::webhook::WebhookEvent;
 
 /// A running server. Dropping it stops the server too.
 #[derive(Debug)]
@@ -72,6 +78,11 @@ pub async fn serve(sim: Sim, addr: SocketAddr) -> io::Result<ServeHandle> {
                         connections.spawn(connection(sim.clone(), stream));
                     }
                 }
+                due = sim.next_webhooks() => {
+                    for webhook in due {
+                        connections.spawn(deliver(sim.clone(), webhook, send));
+                    }
+                }
                 Some(_) = connections.join_next() => {}
             }
         }
@@ -107,4 +118,84 @@ async fn connection(sim: Sim, stream: TcpStream) {
     });
     // An error here is a fault that did its work, or a client that left.
     let _ = http1::Builder::new().serve_connection(io, service).await;
+}
+
+/// When a webhook that failed is sent again, after each other: 24 hours of exponential backoff
+/// (ai.google.dev "Webhooks", 2026-07), on the schedule that Standard Webhooks recommends.
+const RESENDS: [Duration; 7] = [
+    Duration::from_secs(5),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 3600),
+    Duration::from_secs(5 * 3600),
+    Duration::from_secs(6 * 3600),
+    Duration::from_secs(10 * 3600),
+];
+
+/// A listener that takes longer has failed ("a few seconds", ai.google.dev "Webhooks", 2026-07).
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sends a webhook until its listener answers with a 2xx. Over plain HTTP only.
+async fn deliver<F>(sim: Sim, webhook: WebhookEvent, send: impl Fn(Request<Bytes>) -> F)
+where
+    F: Future<Output = Option<StatusCode>>,
+{
+    for pause in RESENDS {
+        let Some(request) = sim.sign(&webhook) else { return };
+        let sent = tokio::time::timeout(LISTENER_TIMEOUT, send(request)).await;
+        if matches!(sent, Ok(Some(status)) if status.is_success()) {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn send(mut request: Request<Bytes>) -> Option<StatusCode> {
+    let host = request.uri().authority()?.clone();
+    let address = (host.host(), host.port_u16().unwrap_or(80));
+    let stream = TcpStream::connect(address).await.ok()?;
+    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.ok()?;
+    let path = request.uri().path_and_query().cloned()?;
+    *request.uri_mut() = Uri::from(path);
+    request.headers_mut().insert(header::HOST, HeaderValue::from_str(host.as_str()).ok()?);
+    let response = sender.send_request(request.map(Full::new));
+    tokio::select! {
+        response = response => response.ok().map(|response| response.status()),
+        _ = connection => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_that_fails_is_sent_again_later_under_its_id_and_signed_anew() {
+        let sim = Sim::quick([]);
+        let webhook = WebhookEvent::for_tests();
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let (seen, clock) = (sent.clone(), sim.clone());
+        let listener = move |request: Request<Bytes>| {
+            let header = |name: &str| request.headers()[name].to_str().map(str::to_owned).unwrap();
+            let mut seen = seen.lock().unwrap();
+            seen.push((
+                clock.now().as_secs(),
+                header("webhook-id"),
+                header("webhook-timestamp"),
+                header("webhook-signature"),
+            ));
+            // No answer, then an error, then well.
+            let answer = [None, Some(StatusCode::BAD_GATEWAY), Some(StatusCode::NO_CONTENT)];
+            std::future::ready(answer[seen.len() - 1])
+        };
+        deliver(sim, webhook, listener).await;
+        let sent = sent.lock().unwrap();
+        let at: Vec<_> = sent.iter().map(|(at, ..)| *at).collect();
+        assert_eq!(at, [0, 5, 305]);
+        assert_eq!(sent[0].1, sent[2].1);
+        assert_ne!(sent[0].2, sent[2].2, "the timestamp is that of the attempt");
+        assert_ne!(sent[0].3, sent[2].3);
+    }
 }

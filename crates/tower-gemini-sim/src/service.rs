@@ -17,11 +17,12 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use crate::answer::{Generator, Usage};
 use crate::api_error::{ApiError, Violation};
+use crate::batch::BatchRecord;
 use crate::body::{Delivery, End, SimBody};
 use crate::builder::{Builder, Scripts};
-use crate::dialect::{Api, Framing, JSON, SSE, Verb};
+use crate::dialect::{Api, Framing, JSON, Resource, SSE, Verb};
 use crate::error::{SimError, SimErrorKind};
-use crate::fault::{Fault, Limit};
+use crate::fault::{BatchFault, Fault, Limit};
 use crate::hash::{hash64, mix};
 use crate::image::{Picture, PictureCache};
 use crate::interactions::Interactions;
@@ -29,10 +30,14 @@ use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Record, Totals};
 use crate::lock;
 use crate::model::{MODELS, Model, Size, known};
-use crate::outage::Asked;
+use crate::outage;
 use crate::quota::{Limits, Weight};
+use crate::reply::Reply;
 use crate::request::{Credentials, ImageRequest, Route, check, json, server_timeout};
+use crate::stored::{Asked, Stored};
 use crate::weather::{Latency, WeatherState};
+#[cfg(feature = "serve")]
+use crate::webhook::WebhookEvent;
 
 /// A simulated Gemini. Clones share everything: ledger, script, limits and clock.
 ///
@@ -51,6 +56,7 @@ struct Inner {
     pictures: PictureCache,
     final_images: Mutex<HashMap<usize, Arc<Picture>>>,
     interactions: Interactions,
+    stored: Stored,
     ledger: Arc<Ledger>,
 }
 
@@ -66,6 +72,7 @@ impl Builder {
             pictures: PictureCache::default(),
             final_images: Mutex::default(),
             interactions: Interactions::default(),
+            stored: Stored::new(self.batch_script.clone()),
             ledger: Arc::default(),
             settings: self,
         };
@@ -98,13 +105,45 @@ impl Sim {
         lock(&self.inner.scripts).common.extend(faults);
     }
 
+    /// Appends to the script of batches.
+    pub fn push_batch_script(&self, faults: impl IntoIterator<Item = BatchFault>) {
+        self.inner.stored.push_script(faults);
+    }
+
+    /// Returns every batch that was created, in order, whether or not its client knows of it.
+    pub fn batches(&self) -> Vec<BatchRecord> {
+        self.inner.stored.records(self.inner.now())
+    }
+
+    /// Removes the webhooks that are due by now, and returns them as the requests that listeners
+    /// are sent. A simulator that is served sends them by itself.
+    pub fn take_webhooks(&self) -> Vec<Request<Bytes>> {
+        let inner = &self.inner;
+        let due = inner.stored.deliveries(&inner.settings, inner.now());
+        due.iter().filter_map(|due| due.request(&inner.settings, inner.now())).collect()
+    }
+
+    /// Waits until webhooks are due, and takes them.
+    #[cfg(feature = "serve")]
+    pub(crate) async fn next_webhooks(&self) -> Vec<WebhookEvent> {
+        self.inner.stored.ended(&self.inner.ledger).await;
+        self.inner.stored.deliveries(&self.inner.settings, self.inner.now())
+    }
+
+    #[cfg(feature = "serve")]
+    pub(crate) fn sign(&self, webhook: &WebhookEvent) -> Option<Request<Bytes>> {
+        webhook.request(&self.inner.settings, self.inner.now())
+    }
+
     /// Returns what happened so far.
     pub fn ledger(&self) -> LedgerSnapshot {
+        self.inner.settle();
         self.inner.ledger.snapshot()
     }
 
     /// Returns sums over what happened so far, without copying the records.
     pub fn totals(&self) -> Totals {
+        self.inner.settle();
         self.inner.ledger.totals()
     }
 
@@ -124,7 +163,11 @@ impl Sim {
     /// Removes the requests that have ended from the ledger, and returns them in order of arrival.
     /// A long run that calls it now and then needs no more memory than a short one. Later snapshots
     /// and totals are without them; numbers go on.
+    ///
+    /// The bill of a batch is in the record of the request that created it, so long as that was not
+    /// taken before the batch had ended; [`batches`](Self::batches) has it in any case.
     pub fn take_ended(&self) -> Vec<Record> {
+        self.inner.settle();
         let ended = self.inner.ledger.take_ended();
         let mut images = lock(&self.inner.final_images);
         for record in &ended {
@@ -133,10 +176,11 @@ impl Sim {
         ended
     }
 
-    /// Empties the ledger, for long runs in one simulator. Call it between requests: numbers begin
+    /// Empties the ledger, and forgets batches and files, for long runs in one simulator. Call it between requests: numbers begin
     /// at 0 again.
     pub fn clear_ledger(&self) {
         self.inner.ledger.forget();
+        self.inner.stored.clear();
         lock(&self.inner.final_images).clear();
     }
 
@@ -281,6 +325,10 @@ enum Task {
     },
     /// Fetch or cancel an interaction.
     Stored,
+    /// Something about a batch, a file or a webhook; with the model of a batch to be created.
+    Resource {
+        model: Option<&'static Model>,
+    },
     /// List the models.
     Listed,
     Make {
@@ -307,12 +355,27 @@ impl Inner {
         self.ledger.now()
     }
 
+    fn settle(&self) {
+        self.stored.settle(&self.ledger, self.now());
+    }
+
     fn time_of_day(&self) -> Duration {
         self.settings.time_of_day + self.now()
     }
 
-    fn asked<'a>(&self, project: &'a Arc<str>, model: &'a Arc<str>, size: Size) -> Asked<'a> {
-        Asked { project, model, size, now: self.now(), starts_at: self.settings.time_of_day }
+    fn asked<'a>(
+        &self,
+        project: &'a Arc<str>,
+        model: &'a Arc<str>,
+        size: Size,
+    ) -> outage::Asked<'a> {
+        outage::Asked {
+            project,
+            model,
+            size,
+            now: self.now(),
+            starts_at: self.settings.time_of_day,
+        }
     }
 
     fn latency(&self, number: usize, range: &RangeInclusive<Duration>) -> Duration {
@@ -344,6 +407,8 @@ impl Inner {
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
+        // Charges of the past come before this request in the ledger's order.
+        self.settle();
         let (parts, body) = request.into_parts();
         let tag: Option<Arc<str>> =
             parts.headers.get("x-sim-call").and_then(|tag| tag.to_str().ok()).map(Arc::from);
@@ -355,7 +420,7 @@ impl Inner {
             record.call = tag;
             record.project = caller.project.clone();
             record.model = caller.model.clone();
-            record.is_fetch = matches!(caller.route.verb, Verb::Fetch | Verb::Cancel);
+            record.is_fetch = caller.route.is_fetch();
         });
         if fault == Fault::ConnectionRefused {
             return Err(guard.fail(SimErrorKind::ConnectionRefused));
@@ -410,6 +475,10 @@ impl Inner {
                 Ok(self.answered(guard, 200, (JSON, self.models()), &Fault::None))
             }
             Ok(Task::Stored) => self.stored(guard, &caller, &fault).await,
+            Ok(Task::Resource { model }) => {
+                let body = bytes.unwrap_or_default();
+                self.resource(guard, &caller, model, &parts, &body, &fault).await
+            }
             Ok(Task::Make { model, asked }) => {
                 let timeout = server_timeout(&parts.headers).unwrap_or(Duration::MAX);
                 self.make(guard, &caller, model, &asked, &fault, timeout).await
@@ -440,6 +509,9 @@ impl Inner {
     ) -> Result<Task, Refused> {
         if caller.route.method.is_empty() {
             return Err(Refused { error: caller.error("not_found_html"), outcome: "no_such_path" });
+        }
+        if caller.route.resource.is_some() {
+            return self.decide_resource(caller, fault);
         }
         let parsed = json(bytes);
         if let Ok(body) = &parsed {
@@ -496,9 +568,13 @@ impl Inner {
         }
         let (model, asked) = checked.map_err(Refused::rejected)?;
         match verb {
-            Verb::Other | Verb::Fetch | Verb::Cancel | Verb::List => {
-                Err(Refused::rejected(caller.error("unimplemented")))
-            }
+            Verb::Other
+            | Verb::Fetch
+            | Verb::Cancel
+            | Verb::List
+            | Verb::Create
+            | Verb::Delete
+            | Verb::Download => Err(Refused::rejected(caller.error("unimplemented"))),
             Verb::Count => Ok(Task::Count { tokens: Usage::of_input(&asked, model).input() }),
             Verb::Generate | Verb::Predict => {
                 self.ledger.edit(number, |record| {
@@ -508,6 +584,26 @@ impl Inner {
                 Ok(Task::Make { model, asked })
             }
         }
+    }
+
+    /// The same for what is stored: the limits of requests are not those of batches.
+    fn decide_resource(&self, caller: &Caller, fault: &Fault) -> Result<Task, Refused> {
+        let successor = "gemini-3.1-flash-image";
+        let scripted = ApiError::of(fault, &caller.model, &caller.words(successor));
+        // The address of an upload is its credential.
+        let is_upload = caller.route.resource == Some(Resource::Uploads);
+        if !is_upload && !scripted.as_ref().is_some_and(ApiError::is_page) {
+            self.authenticate(caller).map_err(|error| Refused { error, outcome: "credentials" })?;
+        }
+        if let Some(error) = scripted {
+            return Err(Refused { error, outcome: fault.name() });
+        }
+        if *fault == Fault::ResetAfterReceipt {
+            return Err(Refused { error: caller.error("unimplemented"), outcome: fault.name() });
+        }
+        let makes = !caller.route.model.is_empty();
+        let model = makes.then(|| self.living_model(caller)).transpose();
+        Ok(Task::Resource { model: model.map_err(Refused::rejected)? })
     }
 
     fn authenticate(&self, caller: &Caller) -> Result<(), ApiError> {
@@ -578,7 +674,7 @@ impl Inner {
             // Imagen only predicts, and nothing else does.
             _ if (route.verb == Verb::Predict) != model.predicts
                 && matches!(route.api, Api::Developer | Api::Vertex)
-                && matches!(route.verb, Verb::Predict | Verb::Generate) =>
+                && matches!(route.verb, Verb::Predict | Verb::Generate | Verb::Create) =>
             {
                 Err(unknown())
             }
@@ -597,7 +693,7 @@ impl Inner {
             std::future::pending::<()>().await;
         }
         let (route, now) = (&caller.route, self.now());
-        let id = route.interaction.as_str();
+        let id = route.id.as_str();
         let found = match route.verb {
             Verb::Cancel => self.interactions.cancel(&caller.project, id, now),
             _ => self.interactions.get(&caller.project, id),
@@ -615,6 +711,58 @@ impl Inner {
         };
         tokio::time::sleep(interaction.ends_at.saturating_sub(now)).await;
         Ok(self.answered(guard, 200, (SSE, events), fault))
+    }
+
+    /// Something is stored, or asked of what is.
+    async fn resource(
+        self: Arc<Self>,
+        guard: AbortGuard,
+        caller: &Caller,
+        model: Option<&'static Model>,
+        parts: &Parts,
+        body: &Bytes,
+        fault: &Fault,
+    ) -> Result<Handled, SimError> {
+        if *fault == (Fault::NoAnswer { charged: false }) {
+            std::future::pending::<()>().await;
+        }
+        let (number, route) = (guard.number, &caller.route);
+        let asked = Asked {
+            number,
+            project: &caller.project,
+            route,
+            model,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            body,
+            now: self.now(),
+        };
+        let reply = match self.stored.answer(&asked, &self.settings, &self.pictures) {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.ledger.edit(number, |record| record.outcome = "rejected");
+                return Ok(self.failed(guard, route, &error));
+            }
+        };
+        let lines = if model.is_some() { self.stored.lines_of(number) } else { 0 };
+        self.ledger.edit(number, |record| {
+            record.batch_lines = lines;
+            record.outcome = if lines > 0 { "batch" } else { "stored" };
+        });
+        let cut_head = match fault {
+            Fault::NoAnswer { .. } => std::future::pending().await,
+            Fault::ResetAfterGeneration => return Err(guard.fail(SimErrorKind::ConnectionReset)),
+            Fault::CutHead { at } => Some(*at),
+            _ => None,
+        };
+        let Reply { content_type, headers, body } = reply;
+        let mut handled = self.answered(guard, 200, (content_type, body), fault);
+        for (name, value) in headers {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                handled.response.headers_mut().insert(name, value);
+            }
+        }
+        Ok(Handled { cut_head, ..handled })
     }
 
     /// The model runs.
@@ -641,8 +789,7 @@ impl Inner {
         let content = generator.content(fault);
         let price = self.settings.prices.get(&model.id).copied().unwrap_or(model.price);
         let bill = content.usage.bill(price);
-        let parts = if asked.flex { 2 } else { 1 };
-        let bill = Bill { cost_microusd: bill.cost_microusd / parts, ..bill };
+        let bill = if asked.flex { bill.at_half_price() } else { bill };
         let never_made = matches!(fault, Fault::NoAnswer { charged: false });
         let charged = content.charged && !never_made;
         let generated = content.generated && !never_made;

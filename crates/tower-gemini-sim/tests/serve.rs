@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{CAT, PRO};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tower_gemini_sim::{Delivered, Fault, ServeHandle, Sim, hash64, serve};
+use tower_gemini_sim::{Batches, Delivered, Fault, ServeHandle, Sim, hash64, serve};
 
 async fn start(sim: &Sim) -> ServeHandle {
     serve(sim.clone(), ([127, 0, 0, 1], 0).into()).await.unwrap()
@@ -167,4 +167,49 @@ async fn shutdown_does_not_wait_for_a_stalled_answer() {
     }
     server.shutdown().await;
     assert_eq!(sim.ledger().requests()[0].delivered, Delivered::Partial);
+}
+
+#[tokio::test]
+async fn a_batch_that_ends_is_told_to_a_listener_over_http() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let times = Batches {
+        pending: Duration::ZERO,
+        running: Duration::from_millis(1),
+        ..Batches::default()
+    };
+    let sim = Sim::builder().latency(tower_gemini_sim::Latency::none()).tiny_images(true);
+    let sim = sim.batches(times).build();
+    let server = start(&sim).await;
+    for (path, body) in [
+        (
+            "webhooks".to_owned(),
+            format!(
+                r#"{{ "uri": "http://127.0.0.1:{port}/hook?a=b", "subscribed_events": ["batch.succeeded"] }}"#
+            ),
+        ),
+        (
+            format!("models/{PRO}:batchGenerateContent"),
+            format!(
+                r#"{{ "batch": {{ "inputConfig": {{ "requests": {{ "requests": [{{ "request": {CAT} }}] }} }} }} }}"#
+            ),
+        ),
+    ] {
+        let made = common::send(&sim, common::post(format!("http://gemini/v1beta/{path}"), body));
+        assert_eq!(made.await.unwrap().status, 200);
+    }
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"}}") {
+        assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0);
+    }
+    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    let (head, body) = head_and_body(&heard);
+    assert!(head.starts_with("POST /hook?a=b HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{head}");
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+    assert_eq!(body["data"]["id"], *sim.batches()[0].name);
+    // Sent once, and not to be taken again.
+    assert!(sim.take_webhooks().is_empty());
+    server.shutdown().await;
 }

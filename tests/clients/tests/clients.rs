@@ -13,12 +13,14 @@ mod bed;
 
 use std::time::Duration;
 
-use bed::{Case, Run, each_client, with_another_vendor};
+use bed::{Case, Run, each_client, each_target, with_another_vendor};
+use serde_json::{Value, json};
 use tower_gemini::GeminiStack;
 use tower_gemini::jittered_retry::{RetryPolicy, presets};
 use tower_gemini::model_fallback::Chain;
 use tower_gemini_sim::{
-    Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape, Sim, Weather,
+    BatchFault, BatchRecord, Batches, Fault, ImageOptions, Latency, Limit, Outages, Refusal, Shape,
+    Sim, Weather,
 };
 
 const LEADER: &str = "gemini-3-pro-image";
@@ -241,6 +243,69 @@ async fn a_slow_answer_is_waited_for() {
         assert_eq!(bill(run), (client.turns, client.turns, true));
         assert!(run.chose_the_final_image());
         assert!(run.took >= Duration::from_secs(3));
+    })
+    .await;
+}
+
+/// Batches that are quick enough for the real clock; the second line of the first two fails.
+fn quick_batches() -> Sim {
+    let times = Batches {
+        pending: Duration::from_millis(200),
+        running: Duration::from_millis(300),
+        ..Batches::default()
+    };
+    let failed = BatchFault::LinesFailed { first: 1, count: 1, fault: Fault::HighDemand };
+    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(times);
+    sim.script_batches([failed.clone(), failed]).build()
+}
+
+/// The client saw the batch through its states, and each line as the simulator has it.
+fn saw_the_batch(said: &Value, batch: &BatchRecord, key: &str) {
+    let states = json!(["JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"]);
+    assert_eq!(said["states"], states);
+    let lines = said["lines"].as_array().unwrap();
+    assert_eq!((lines.len(), batch.lines.len()), (3, 3));
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!(line["key"], format!("{key}{index}"));
+        let is_failed = index == 1;
+        assert_eq!(line["sha256"].is_string(), !is_failed);
+        assert_eq!(line["error"][0].as_u64(), is_failed.then_some(14));
+        assert_eq!(batch.lines[index].charged, !is_failed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn googles_python_client_gets_its_batches_inline_and_by_file_and_its_webhooks() {
+    each_target("genai_batches.py", quick_batches, |said, sim| {
+        let [inline, file, cancelled] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+        saw_the_batch(&said["inline"], inline, "k");
+        saw_the_batch(&said["file"], file, "f");
+        assert_eq!(said["inline"]["display_name"], "inline");
+        assert_eq!(said["inline"]["model"], "models/gemini-3-pro-image");
+        assert_eq!(said["upload"], json!({ "same": true, "name": "requests" }));
+        assert_eq!(said["cancelled"], "JOB_STATE_CANCELLED");
+        assert_eq!(said["listed"], json!(["cancelled", "file", "inline"]));
+        assert_eq!((&said["left"], &said["webhooks"]), (&json!(2), &json!([true])));
+        assert!(cancelled.lines.iter().all(|line| !line.charged));
+        let heard = |mut data: Value, batch: &BatchRecord| {
+            data["id"] = json!(batch.name);
+            json!({ "signed": true, "type": "batch.succeeded", "data": data })
+        };
+        let output = format!("files/batch-{}", file.name.trim_start_matches("batches/"));
+        let expected =
+            [heard(json!({}), inline), heard(json!({ "output_file_uri": output }), file)];
+        assert_eq!(said["heard"], json!(expected));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn googles_javascript_client_gets_its_batches_inline_and_by_file() {
+    each_target("genai_batches.mjs", quick_batches, |said, sim| {
+        let [inline, file] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+        saw_the_batch(&said["inline"], inline, "k");
+        saw_the_batch(&said["file"], file, "f");
+        assert_eq!(said["listed"], json!(["file", "inline"]));
     })
     .await;
 }

