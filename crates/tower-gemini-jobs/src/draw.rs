@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
 use tower_gemini::Error;
@@ -16,6 +16,10 @@ use tower_service::Service;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Drawn {
+    /// The status of the response, where there is one.
+    pub status: Option<StatusCode>,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// The whole body of the response; empty where there is none.
     pub body: Bytes,
     /// What the response or error means.
@@ -28,11 +32,25 @@ impl Drawn {
     /// A response with this body.
     #[must_use]
     pub fn new(body: Bytes, verdict: Option<Verdict>, served: Option<Served>) -> Self {
-        Self { body, verdict, served }
+        Self { status: None, headers: HeaderMap::new(), body, verdict, served }
+    }
+
+    /// With the head of its response.
+    #[must_use]
+    pub fn with_head(mut self, status: StatusCode, headers: HeaderMap) -> Self {
+        (self.status, self.headers) = (Some(status), headers);
+        self
     }
 }
 
-/// Sends one call for an item. It must read the [`CallOptions`](tower_gemini::CallOptions) in the
+/// The job that a request is for, in its extensions.
+#[derive(Debug, Clone)]
+pub struct OfJob(
+    /// The job's id.
+    pub String,
+);
+
+/// Sends one call for an item, or a request of the Batch and Files APIs. It must read the [`CallOptions`](tower_gemini::CallOptions) in the
 /// request's extensions, as every stack does, and honour `Idempotency-Key`, as
 /// [`KeepPaid`](tower_gemini::KeepPaid) does.
 pub trait Draw: Clone + Send + Sync + 'static {
@@ -66,7 +84,10 @@ where
                 let (parts, body) = response.into_parts();
                 let verdict = body.verdict().cloned();
                 let body = body.collect().await.map(http_body_util::Collected::to_bytes);
-                body.map(|body| Drawn::new(body, verdict, parts.extensions.get().cloned()))
+                body.map(|body| {
+                    let served = parts.extensions.get().cloned();
+                    Drawn::new(body, verdict, served).with_head(parts.status, parts.headers)
+                })
             }
             Err(error) => Err(error),
         };

@@ -1,6 +1,7 @@
 //! Jobs of many images: planned, queued in SQLite or Postgres, resumed after a crash, never paid twice.
 #![doc = include_str!("../README.md")]
 
+mod batch;
 mod decide;
 mod draw;
 mod inputs;
@@ -16,7 +17,7 @@ mod store;
 
 use std::time::{Duration, SystemTime};
 
-pub use draw::{Draw, Drawn, Through};
+pub use draw::{Draw, Drawn, OfJob, Through};
 pub use inputs::{Inputs, Loading};
 pub use item::{Deadline, Item};
 pub use job::{Counts, ItemState, Job, JobOptions, JobState, Spent};

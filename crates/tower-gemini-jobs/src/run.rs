@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tower_gemini::catalog::{Catalog, Platform};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::jittered_retry::RetryOverride;
 use tower_gemini::trail::Step;
@@ -20,10 +21,10 @@ use crate::draw::{Draw, Drawn};
 use crate::inputs::Inputs;
 use crate::item::OF_ITEM;
 use crate::job::{ItemState, Spent};
-use crate::lane::{Situation, choose};
+use crate::lane::{Lane, Situation, choose};
 use crate::output::{self, Delivered, Record};
 use crate::request::{Picture, single};
-use crate::store::{Ask, Claimed, JobStore, Settlement, StoreError, StoredItem};
+use crate::store::{Ask, Claimed, Holder, JobStore, Settlement, StoreError, StoredItem};
 use crate::unix_ms;
 
 /// Runs the items of a store's jobs. Clones share their settings.
@@ -51,6 +52,9 @@ pub struct Worker<D> {
     max_running: usize,
     clock: Arc<dyn Clock>,
     off_peak_in: OffPeak,
+    batch_poll: Duration,
+    catalog: Arc<Catalog>,
+    platform: Platform,
     wake: Arc<Notify>,
     resting: Arc<Mutex<HashMap<String, i64>>>,
 }
@@ -85,6 +89,9 @@ impl<D: Draw> Worker<D> {
             max_running: 8,
             clock: Arc::new(SystemClock),
             off_peak_in: OffPeak(Arc::new(|| None)),
+            batch_poll: Duration::from_secs(60),
+            catalog: Arc::new(Catalog::builtin().clone()),
+            platform: Platform::GeminiApi,
             wake: Arc::new(Notify::new()),
             resting: Arc::default(),
         })
@@ -136,12 +143,27 @@ impl<D: Draw> Worker<D> {
         self
     }
 
+    /// How often batches are asked how far they are. Default: a minute; Google tells by webhook too.
+    #[must_use]
+    pub fn batch_poll(mut self, every: Duration) -> Self {
+        self.batch_poll = every;
+        self
+    }
+
+    /// The models and prices by which what came in batches is priced. Default: the built-in
+    /// catalogue and the Gemini API's prices.
+    #[must_use]
+    pub fn prices(mut self, catalog: Arc<Catalog>, platform: Platform) -> Self {
+        (self.catalog, self.platform) = (catalog, platform);
+        self
+    }
+
     /// Wakes the worker, as after a submission in this process.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
 
-    fn now_ms(&self) -> i64 {
+    pub(crate) fn now_ms(&self) -> i64 {
         unix_ms(self.clock.now())
     }
 
@@ -170,6 +192,8 @@ impl<D: Draw> Worker<D> {
         until_idle: bool,
     ) -> Result<(), StoreError> {
         let mut running: JoinSet<Result<(), StoreError>> = JoinSet::new();
+        // One at a time: a batch is large.
+        let mut batches: JoinSet<Result<(), StoreError>> = JoinSet::new();
         // Where there is one worker, whatever runs at its start was left by another.
         let mut alone = !self.store.is_shared();
         let mut beat = tokio::time::interval(self.lease / 3);
@@ -182,11 +206,15 @@ impl<D: Draw> Worker<D> {
                 let worker = self.clone();
                 running.spawn(async move { worker.carry_out(claimed).await });
             }
-            if stopped && running.is_empty() {
+            if stopped && running.is_empty() && batches.is_empty() {
                 return Ok(());
             }
             let wait = self.time_to_next(running.len()).await?;
-            if until_idle && running.is_empty() && self.store.is_idle().await? {
+            if until_idle
+                && running.is_empty()
+                && batches.is_empty()
+                && self.store.is_idle().await?
+            {
                 return Ok(());
             }
             tokio::select! {
@@ -199,7 +227,18 @@ impl<D: Draw> Worker<D> {
                 _ = beat.tick() => {
                     self.store.beat(&self.name, self.lease_end(self.now_ms())).await?;
                     self.store.expire(self.now_ms()).await?;
+                    if batches.is_empty() && !stopped {
+                        let worker = self.clone();
+                        batches.spawn(async move {
+                            while worker.batch_step().await? {}
+                            Ok(())
+                        });
+                    }
                 }
+                Some(ended) = batches.join_next() => match ended {
+                    Ok(ended) => ended?,
+                    Err(error) => return Err(StoreError::new(error)),
+                },
                 Ok(()) = stop.changed() => {}
             }
         }
@@ -207,6 +246,34 @@ impl<D: Draw> Worker<D> {
 
     fn lease_end(&self, now_ms: i64) -> i64 {
         now_ms.saturating_add(crate::millis(self.lease))
+    }
+
+    pub(crate) fn ask<'a>(&'a self, now_ms: i64, resting: &'a str) -> Ask<'a> {
+        Ask { worker: &self.name, now_ms, lease_ms: self.lease_end(now_ms), resting }
+    }
+
+    pub(crate) fn store(&self) -> &JobStore {
+        &self.store
+    }
+
+    pub(crate) fn draw(&self) -> &D {
+        &self.draw
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    pub(crate) fn batch_interval(&self) -> Duration {
+        self.batch_poll
     }
 
     /// An item of a worker that is gone, or the next that waits.
@@ -274,7 +341,16 @@ impl<D: Draw> Worker<D> {
     }
 
     async fn settle(&self, item: &StoredItem, settlement: Settlement) -> Result<(), StoreError> {
-        let done = self.store.settle(&self.name, item, &settlement, self.now_ms()).await?;
+        self.settle_as(Holder::Worker(&self.name), item, settlement).await
+    }
+
+    pub(crate) async fn settle_as(
+        &self,
+        holder: Holder<'_>,
+        item: &StoredItem,
+        settlement: Settlement,
+    ) -> Result<(), StoreError> {
+        let done = self.store.settle(holder, item, &settlement, self.now_ms()).await?;
         if !done {
             tracing::warn!(job = item.job, item = item.number, "another worker took it over");
         }
@@ -282,7 +358,7 @@ impl<D: Draw> Worker<D> {
     }
 
     /// The input images of an item.
-    async fn pictures(&self, item: &StoredItem) -> Result<Vec<Picture>, String> {
+    pub(crate) async fn pictures(&self, item: &StoredItem) -> Result<Vec<Picture>, String> {
         let mut pictures = Vec::new();
         let mut bytes = 0;
         for input in &item.item.inputs {
@@ -350,12 +426,12 @@ impl<D: Draw> Worker<D> {
             backoff: options.backoff(),
             time,
         };
-        let reason = reason(&drawn);
+        let reason = reason_of(&drawn);
         let decided = next(&ended, &left, fastrand::f64());
         Ok(self.settlement(item, options, decided, &seen, reason))
     }
 
-    fn settlement(
+    pub(crate) fn settlement(
         &self,
         item: &StoredItem,
         options: &crate::JobOptions,
@@ -384,11 +460,14 @@ impl<D: Draw> Worker<D> {
                     let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
                     resting.insert(item.model.clone(), settlement.not_before_ms);
                 }
-                // The failure was free, so another lane may take it.
+                // The failure was free, so another lane may take it. What failed in a batch is not
+                // put into one again: that may take another day.
                 if item.item.lane.is_none() {
+                    let again =
+                        |lane: &Lane| !(counts && *lane == item.lane && *lane == Lane::Batch);
                     settlement.lane = choose(&Situation {
                         left: item.deadline_ms.map(|at| crate::until(now_ms, at)),
-                        allowed: options.lanes.clone(),
+                        allowed: options.lanes.iter().copied().filter(again).collect(),
                         off_peak_in: (self.off_peak_in.0)(),
                     });
                 }
@@ -417,6 +496,7 @@ impl<D: Draw> Worker<D> {
             options = options.deadline(time);
         }
         request.extensions_mut().insert(options);
+        request.extensions_mut().insert(crate::draw::OfJob(item.job.clone()));
         // Another key after each resend that was bought: the earlier one stands for what is lost.
         let key = format!("{}-{}-{}", item.job, item.number, item.resends);
         if let Ok(key) = HeaderValue::try_from(key) {
@@ -439,10 +519,10 @@ enum Work {
 
 /// What a call's trail says.
 #[derive(Debug)]
-struct Seen {
-    charge: Charge,
-    spent: Spent,
-    requests: u32,
+pub(crate) struct Seen {
+    pub(crate) charge: Charge,
+    pub(crate) spent: Spent,
+    pub(crate) requests: u32,
 }
 
 impl Seen {
@@ -486,7 +566,7 @@ fn item_heard_of(item: &StoredItem, lease: Duration) -> i64 {
 }
 
 /// Why a call has no image, in words.
-fn reason(drawn: &Drawn) -> String {
+pub(crate) fn reason_of(drawn: &Drawn) -> String {
     let Some(verdict) = &drawn.verdict else { return "no response".to_owned() };
     let outcome = verdict.outcome().to_string();
     match verdict.message().or(verdict.reason()) {
@@ -495,7 +575,7 @@ fn reason(drawn: &Drawn) -> String {
     }
 }
 
-fn failed(item: &StoredItem, spent: Spent, requests: u32, reason: String) -> Settlement {
+pub(crate) fn failed(item: &StoredItem, spent: Spent, requests: u32, reason: String) -> Settlement {
     Settlement {
         state: ItemState::Failed,
         lane: item.lane,
@@ -510,13 +590,13 @@ fn failed(item: &StoredItem, spent: Spent, requests: u32, reason: String) -> Set
 }
 
 /// Nobody can say whether it was paid for: its whole reservation counts.
-fn unknown(item: &StoredItem, reason: &str) -> Settlement {
+pub(crate) fn unknown(item: &StoredItem, reason: &str) -> Settlement {
     let spent = Spent { at_least_microusd: 0, at_most_microusd: item.reserved_microusd };
     let settlement = failed(item, spent, item.reserved_requests, reason.to_owned());
     Settlement { state: ItemState::Unknown, ..settlement }
 }
 
-fn done(item: &StoredItem, record: &Record) -> Settlement {
+pub(crate) fn done(item: &StoredItem, record: &Record) -> Settlement {
     let (at_least_microusd, at_most_microusd) = record.last_call;
     let spent = Spent { at_least_microusd, at_most_microusd };
     Settlement {
@@ -528,7 +608,7 @@ fn done(item: &StoredItem, record: &Record) -> Settlement {
 }
 
 /// Writes on a thread that may block.
-async fn write(
+pub(crate) async fn write(
     dir: &Path,
     item: &StoredItem,
     image: FinalImage,

@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower_gemini::target::Served;
 use tower_gemini::verdict::Verdict;
-use tower_gemini_jobs::{Draw, Drawn, JobStore};
+use tower_gemini_jobs::{Draw, Drawn, JobStore, OfJob};
 
 use crate::door::entry::Internal;
 use crate::handler;
 use crate::snapshot::Snapshot;
-use crate::wire::{API_KEY, IDEMPOTENCY_KEY};
+use crate::wire::API_KEY;
 
 /// A gateway as what draws: its limits, budgets, journal and audit see these calls like any others.
 #[derive(Debug, Clone)]
@@ -39,9 +39,7 @@ impl InGateway {
 impl Draw for InGateway {
     async fn draw(&self, request: Request<Bytes>) -> Drawn {
         let mut request = request.map(Body::from);
-        // The item's key begins with its job.
-        let job = request.headers().get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok());
-        let job = job.and_then(|key| key.split('-').next()).unwrap_or_default().to_owned();
+        let job = request.extensions_mut().remove::<OfJob>().map(|job| job.0).unwrap_or_default();
         let owner = match self.jobs.job(&job).await {
             Ok(found) => found.map(|job| job.owner).unwrap_or_default(),
             Err(error) => {
@@ -64,7 +62,8 @@ impl Draw for InGateway {
         let was_called = parts.extensions.get::<tower_gemini::Trail>().is_some();
         let at_door = (!was_called).then(|| at_door(parts.status));
         match body.collect().await {
-            Ok(body) => Drawn::new(body.to_bytes(), verdict.or(at_door), served),
+            Ok(body) => Drawn::new(body.to_bytes(), verdict.or(at_door), served)
+                .with_head(parts.status, parts.headers),
             Err(error) => {
                 tracing::debug!(%error, "a response broke off");
                 Drawn::new(Bytes::new(), Some(Verdict::interrupted_delivery()), served)

@@ -66,6 +66,7 @@ impl Jobs {
             .inputs(Inputs::new(".").fetch(move |url| Box::pin(fetch::image(url, connect))))
             .resume_within(resume_within)
             .max_running(config.jobs.max_running)
+            .prices(config.read_catalog()?, platform(config))
             .off_peak_in(move || snapshots.borrow().layers().peak.delay(A_DAY));
         Ok(Some(Self { store, places, worker }))
     }
@@ -163,10 +164,8 @@ pub(crate) fn planner(config: &Config, options: JobOptions) -> Result<Planner, C
     let default = catalog.default_on(today()).map_or("gemini-3-pro-image", |model| &model.id);
     let default = default.to_owned();
     let now_ms = now_ms();
-    let is_vertex = config.leader(false).is_none();
-    let platform = if is_vertex { Platform::VertexAi } else { Platform::GeminiApi };
     let mut planner = Planner::new(default, options, now_ms)
-        .platform(platform)
+        .platform(platform(config))
         .drafts(config.spending.assume_drafts)
         .fallbacks(config.fallback.named_models().map(str::to_owned));
     let some = |limit: u64| u32::try_from(limit).ok().filter(|limit| *limit > 0);
@@ -175,4 +174,12 @@ pub(crate) fn planner(config: &Config, options: JobOptions) -> Result<Planner, C
         planner = planner.limits(&model.id, Limits::new(some(rpm), some(rpd)));
     }
     Ok(planner.catalog(catalog).off_peak_in(config.peak.layer()?.delay(A_DAY)))
+}
+
+/// Whose prices hold.
+fn platform(config: &Config) -> Platform {
+    match config.leader(false) {
+        Some(_) => Platform::GeminiApi,
+        None => Platform::VertexAi,
+    }
 }

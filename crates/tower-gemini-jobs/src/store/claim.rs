@@ -24,6 +24,15 @@ pub(crate) struct Claimed {
     pub(crate) options: JobOptions,
 }
 
+/// Who has an item.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Holder<'a> {
+    /// A worker, by its name.
+    Worker(&'a str),
+    /// A batch, by its id.
+    Batch(&'a str),
+}
+
 /// What became of a claimed item.
 #[derive(Debug, Clone)]
 pub(crate) struct Settlement {
@@ -183,7 +192,7 @@ impl JobStore {
     /// worker has lost the claim: somebody else settles it.
     pub(crate) async fn settle(
         &self,
-        worker: &str,
+        holder: Holder<'_>,
         item: &StoredItem,
         settlement: &Settlement,
         now_ms: i64,
@@ -195,11 +204,14 @@ impl JobStore {
              least_microusd = least_microusd + $8, most_microusd = most_microusd + $9, \
              requests = requests + $10, reason = $11, result = $12, ended_ms = $13, lane = $14, \
              worker = NULL, reserved_microusd = 0, reserved_requests = 0 \
-             WHERE job = $1 AND number = $2 AND worker = $3 AND state = 'running'",
+             WHERE job = $1 AND number = $2 AND ((state = 'running' AND worker = $3) \
+             OR (state = 'in_batch' AND batch = $3))",
         )
         .bind(&item.job)
         .bind(item.number)
-        .bind(worker)
+        .bind(match holder {
+            Holder::Worker(name) | Holder::Batch(name) => name,
+        })
         .bind(settlement.state.as_str())
         .bind(settlement.not_before_ms)
         .bind(i64::from(settlement.failures))
@@ -217,7 +229,7 @@ impl JobStore {
             return Ok(false);
         }
         sqlx::query(
-            "UPDATE jobs SET running = running - 1, reserved_microusd = reserved_microusd - $2, \
+            "UPDATE jobs SET running = running - $7, reserved_microusd = reserved_microusd - $2, \
              reserved_requests = reserved_requests - $3, least_microusd = least_microusd + $4, \
              most_microusd = most_microusd + $5, requests = requests + $6 WHERE id = $1",
         )
@@ -227,6 +239,7 @@ impl JobStore {
         .bind(signed(settlement.spent.at_least_microusd))
         .bind(signed(settlement.spent.at_most_microusd))
         .bind(i64::from(settlement.requests))
+        .bind(i64::from(matches!(holder, Holder::Worker(_))))
         .execute(&mut *begun)
         .await?;
         if ended {
@@ -282,7 +295,7 @@ impl JobStore {
         // Nothing is in flight that could give money back, and nothing that waits fits.
         sqlx::query(
             "UPDATE jobs SET state = 'capped', stopped = 'its cap on money or requests is reached' \
-             WHERE state = 'active' AND running = 0 AND (max_microusd >= 0 OR max_requests >= 0) \
+             WHERE state = 'active' AND running = 0 AND reserved_microusd = 0 AND (max_microusd >= 0 OR max_requests >= 0) \
              AND EXISTS (SELECT 1 FROM items WHERE job = jobs.id AND state = 'waiting') \
              AND ((max_requests >= 0 AND requests + reserved_requests >= max_requests) \
               OR (max_microusd >= 0 AND NOT EXISTS (SELECT 1 FROM items WHERE job = jobs.id \
@@ -312,7 +325,7 @@ impl JobStore {
     pub(crate) async fn is_idle(&self) -> Result<bool, StoreError> {
         let row = sqlx::query(
             "SELECT COUNT(*) AS n FROM jobs WHERE state = 'active' OR running > 0 OR \
-             EXISTS (SELECT 1 FROM batches WHERE batches.job = jobs.id AND batches.state = 'open')",
+             EXISTS (SELECT 1 FROM batches WHERE batches.job = jobs.id AND batches.state <> 'closed')",
         )
         .fetch_one(&self.pool)
         .await?;
@@ -321,22 +334,28 @@ impl JobStore {
 }
 
 /// What a job's caps leave for one more call.
-struct Room {
-    microusd: i64,
-    requests: i64,
+pub(super) struct Room {
+    pub(super) microusd: i64,
+    pub(super) requests: i64,
 }
 
 impl Room {
-    /// `None` where no request is left.
+    /// `None` where no request is left, or enough items are in flight.
     fn of(job: &sqlx::any::AnyRow) -> Result<Option<Self>, StoreError> {
+        let running: i64 = job.try_get("running")?;
+        let is_full = running >= job.try_get("max_running")?;
+        Ok(if is_full { None } else { Self::for_batches(job)? })
+    }
+
+    /// `None` where no request is left. Items in batches are not in flight.
+    pub(super) fn for_batches(job: &sqlx::any::AnyRow) -> Result<Option<Self>, StoreError> {
         let get = |column| job.try_get::<i64, _>(column);
         let left = |cap: i64, used: i64| if cap == NONE { i64::MAX } else { cap - used };
         let money = get("most_microusd")? + get("reserved_microusd")?;
         let sent = get("requests")? + get("reserved_requests")?;
         let microusd = left(get("max_microusd")?, money);
         let requests = left(get("max_requests")?, sent);
-        let is_full = get("running")? >= get("max_running")?;
-        Ok((requests > 0 && !is_full).then_some(Self { microusd, requests }))
+        Ok((requests > 0).then_some(Self { microusd, requests }))
     }
 }
 

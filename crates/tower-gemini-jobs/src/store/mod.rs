@@ -5,6 +5,7 @@
 //! cost at most from the job's cap in the same transaction. Two workers never run an item at once,
 //! and no cap is passed however many there are.
 
+mod batches;
 mod claim;
 mod submit;
 
@@ -14,7 +15,8 @@ use serde::Serialize;
 use sqlx::any::{AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, Row as _, Transaction};
 
-pub(crate) use claim::{Ask, Claimed, Settlement};
+pub(crate) use batches::{BatchLimits, BatchStep, StoredBatch};
+pub(crate) use claim::{Ask, Claimed, Holder, Settlement};
 pub(crate) use submit::stem;
 pub use submit::{NewItem, NewJob};
 

@@ -1,0 +1,177 @@
+//! The program's jobs, killed with SIGKILL at random moments: every item is delivered once and paid
+//! once, or is *unknown*, and the manifest agrees with the simulator's ledger.
+//!
+//! `JOBS_KILLS=1000 cargo test -p tower-gemini-gateway --test jobs` kills that often; the default is
+//! what a test run has time for.
+
+#![cfg(all(unix, feature = "jobs"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test that cannot go on says where"
+)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use common::Scratch;
+use serde_json::Value;
+use tower_gemini_sim::{Latency, Sim, serve};
+
+/// Runs a command of the program with this configuration.
+fn jobs(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemini-gateway"));
+    command.arg("--config").arg(dir.join("gateway.toml")).arg("jobs").args(arguments);
+    command.env("JOBS_KEY", "any-key").stdin(Stdio::null()).current_dir(dir);
+    command
+}
+
+async fn output(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = jobs(dir, arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+async fn text(dir: &Path, arguments: &[&str]) -> String {
+    let output = output(dir, arguments).await;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn shown(dir: &Path, job: &str) -> Value {
+    serde_json::from_str(&text(dir, &["show", job, "--json"]).await).unwrap()
+}
+
+fn configure(dir: &Scratch, upstream: &str) {
+    let config = format!(
+        "[server]\nstate_dir = {:?}\n[jobs]\napi_key_env = \"JOBS_KEY\"\n[[upstream]]\n\
+         name = \"sim\"\nkind = \"gemini\"\nbase_url = \"{upstream}\"\n[log]\nlevel = \"warn\"\n",
+        dir.0.join("state"),
+    );
+    std::fs::write(dir.0.join("gateway.toml"), config).unwrap();
+}
+
+fn write_items(dir: &Path, count: usize) {
+    let lines: String =
+        (0..count).map(|number| format!("{{\"prompt\": \"apple {number}\"}}\n")).collect();
+    std::fs::write(dir.join("apples.jsonl"), lines).unwrap();
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_killed_at_random_moments_delivers_and_pays_each_item_once() {
+    let kills: u32 = std::env::var("JOBS_KILLS").map_or(25, |text| text.parse().unwrap());
+    let (mut killed, mut done, mut unknown) = (0, 0, 0);
+    while killed < kills {
+        let dir = Scratch::new("jobs-kills");
+        let latency = Latency::fixed(Duration::from_millis(40));
+        let sim = Sim::builder().latency(latency).tiny_images(true).build();
+        let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        configure(&dir, &upstream.url());
+        write_items(&dir.0, 200);
+        text(&dir.0, &["submit", "apples.jsonl", "--max-concurrent", "4"]).await;
+        for _ in 0..kills - killed {
+            let mut worker =
+                jobs(&dir.0, &["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let life = Duration::from_millis(fastrand_u64(60..700));
+            tokio::time::sleep(life).await;
+            if worker.try_wait().unwrap().is_some() {
+                break; // all done
+            }
+            worker.kill().unwrap();
+            worker.wait().unwrap();
+            killed += 1;
+        }
+        text(&dir.0, &["run"]).await;
+        let job = shown(&dir.0, "apples").await;
+        let counts = &job["counts"];
+        assert_eq!(job["state"], "finished", "{counts}");
+        let (of_job, lost) = (number(&counts["done"]), number(&counts["unknown"]));
+        assert_eq!(of_job + lost, 200, "nothing fails: {counts}");
+        let totals = sim.totals();
+        let charged = totals.charged as u64;
+        assert!(charged >= of_job && charged <= of_job + lost, "{charged} charged: {counts}");
+        // The ledger lies in what the job says that it spent.
+        let spent = &job["spent"];
+        let (least, most) =
+            (number(&spent["at_least_microusd"]), number(&spent["at_most_microusd"]));
+        assert!((least..=most).contains(&totals.cost_microusd), "{spent} {}", totals.cost_microusd);
+        assert_eq!(number(&job["reserved_microusd"]), 0);
+        // Every image is there, whole, and no two are the same.
+        text(&dir.0, &["fetch", "--out", "out"]).await;
+        let manifest = std::fs::read_to_string(dir.0.join("out/manifest.jsonl")).unwrap();
+        let mut sums = HashSet::new();
+        for line in manifest.lines() {
+            let record: Value = serde_json::from_str(line).unwrap();
+            let image = &record["images"][0];
+            let file = dir.0.join("out").join(image["file"].as_str().unwrap());
+            assert_eq!(std::fs::metadata(file).unwrap().len(), number(&image["bytes"]));
+            assert!(sums.insert(image["sha256"].to_string()), "one image for two items: {line}");
+        }
+        assert_eq!(sums.len() as u64, of_job);
+        (done, unknown) = (done + of_job, unknown + lost);
+    }
+    eprintln!("{killed} kills: {done} delivered and paid once, {unknown} unknown");
+}
+
+/// A random number without a crate for it: the address of nothing in particular and the time.
+fn fastrand_u64(range: std::ops::Range<u64>) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    range.start + random % (range.end - range.start)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_lines_are_refused_together_and_left_out_on_demand() {
+    let dir = Scratch::new("jobs-lines");
+    let sim = Sim::quick([]);
+    let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    configure(&dir, &upstream.url());
+    let lines = "{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"size\":\"9K\"}\n{\"promt\":\"c\"}\n";
+    std::fs::write(dir.0.join("mixed.jsonl"), lines).unwrap();
+
+    let refused = output(&dir.0, &["submit", "mixed.jsonl"]).await;
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2));
+    for says in [
+        "mixed.jsonl: line 2: `9K` is no size",
+        "line 3: unknown field `promt`",
+        "--skip-bad-lines",
+    ] {
+        assert!(errors.contains(says), "{errors}");
+    }
+    assert!(text(&dir.0, &["list"]).await.contains("There are no jobs"));
+
+    let said = text(&dir.0, &["submit", "mixed.jsonl", "--skip-bad-lines", "--run"]).await;
+    assert!(said.contains("1 items") && said.contains("1 of 1, 1 done"), "{said}");
+    assert_eq!(sim.totals().charged, 1);
+    let csv = text(&dir.0, &["export", "--format", "csv"]).await;
+    assert!(csv.lines().nth(1).unwrap().starts_with("1,00001."), "{csv}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_sends_nothing_and_needs_no_place() {
+    let dir = Scratch::new("jobs-plan");
+    std::fs::write(dir.0.join("gateway.toml"), "[quota]\ntier = \"tier1\"\n").unwrap();
+    std::fs::write(
+        dir.0.join("shots.csv"),
+        "prompt,size,deadline\na chair,4K,\na table,1K,48h\n\"a lamp, lit\",,10m\n",
+    )
+    .unwrap();
+    let said =
+        text(&dir.0, &["plan", "shots.csv", "--lanes", "standard,flex,batch", "--json"]).await;
+    let plan: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(number(&plan["items"]), 3);
+    assert_eq!(plan["lanes"], serde_json::json!({"standard": 1, "batch": 2}));
+    assert!(plan["at_least_usd"].as_f64().unwrap() > 0.1, "{plan}");
+    let refused = output(&dir.0, &["submit", "shots.csv"]).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("set server.state_dir"));
+}

@@ -1,0 +1,419 @@
+//! The batch lane: half the price, within 24 hours, and never sent twice.
+//!
+//! Google's Batch API has no key of idempotency: a creation that is sent twice makes two batches that
+//! are both paid. So a batch is recorded before it is created, under a name of its own, and one whose
+//! creation was not answered is looked for by that name. Where it cannot be found its items are
+//! *unknown*: nothing is created again unless the job bought that.
+
+mod wire;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use serde_json::{Value, json};
+use tower_gemini::FinalImage;
+use tower_gemini::Trail;
+use tower_gemini::call::{Call, ImageSize};
+use tower_gemini::classify::classify_without_status;
+use tower_gemini::cost::{Cost, cost_on};
+use tower_gemini::verdict::{Charge, Verdict};
+
+use self::wire::{BatchState, Line, Operation, Results, Status};
+use crate::decide::{Ended, Left, next};
+use crate::draw::{Draw, Drawn};
+use crate::job::{JobState, Spent};
+use crate::lane::Lane;
+use crate::output::Delivered;
+use crate::request::{generate_content, single};
+use crate::run::{Seen, Worker, done, failed, reason_of, unknown, write};
+use crate::store::{
+    BatchLimits, BatchStep, Holder, Settlement, StoreError, StoredBatch, StoredItem,
+};
+
+/// Half of the 100 batches that a project may have open ("Rate limits", 2026-09): others need some.
+const OPEN: i64 = 50;
+/// What the results of one batch may have, in bytes: they are read in one piece. Ours.
+const RESULT_BYTES: u64 = 96 * 1024 * 1024;
+/// Items of one batch. Ours.
+const ITEMS: usize = 200;
+/// Requests that are sent inline, whose results come inline too; the limit is 20 MB (guide, 2026-09).
+const INLINE_ITEMS: usize = 4;
+const INLINE_BYTES: usize = 16 * 1024 * 1024;
+/// A batch whose creation was not answered is looked for so long. Ours: far above any delay between
+/// a creation and the list.
+const LOOK_FOR_MS: i64 = 15 * 60 * 1000;
+/// Pages of the list that are looked through: 100 pages of 100 batches.
+const PAGES: usize = 100;
+
+/// What the image of an item takes as a result: base64, with a signature of up to 3 MB.
+fn result_bytes(item: &StoredItem) -> u64 {
+    let megabytes = match item.item.size {
+        Some(ImageSize::Px512) => 4,
+        None | Some(ImageSize::K1) => 6,
+        Some(ImageSize::K2) => 12,
+        Some(_) => 32,
+    };
+    megabytes * 1024 * 1024
+}
+
+fn display_name(batch: &StoredBatch) -> String {
+    format!("tower-gemini-{}", batch.id)
+}
+
+/// What a request to the Batch API came to.
+enum Answer {
+    Ok(Bytes),
+    /// It was refused: nothing was made.
+    Refused(Verdict, String),
+    /// Nobody can say.
+    Lost(String),
+}
+
+impl<D: Draw> Worker<D> {
+    /// Makes the batches that can be made, and looks after one that is due. `false` where nothing was
+    /// to be done.
+    pub(crate) async fn batch_step(&self) -> Result<bool, StoreError> {
+        let now_ms = self.now_ms();
+        let ask = self.ask(now_ms, "");
+        let limits = BatchLimits { open: OPEN, bytes: RESULT_BYTES, items: ITEMS };
+        if let Some(batch) = self.store().form_batch(&ask, limits, result_bytes).await? {
+            self.create(&batch).await?;
+            return Ok(true);
+        }
+        let due = now_ms.saturating_sub(crate::millis(self.batch_interval()));
+        let Some(batch) = self.store().next_batch(&ask, due).await? else { return Ok(false) };
+        match batch.step {
+            // Its worker ended before anything was sent.
+            BatchStep::Forming => self.release(&batch, "its worker ended").await?,
+            BatchStep::Sent => self.look_for(&batch).await?,
+            BatchStep::Open => self.look_after(&batch).await?,
+            BatchStep::Closed => {}
+        }
+        Ok(true)
+    }
+
+    async fn create(&self, batch: &StoredBatch) -> Result<(), StoreError> {
+        let mut lines = Vec::new();
+        for item in self.store().items_of_batch(batch).await? {
+            match self.pictures(&item).await {
+                Ok(pictures) => {
+                    let request = generate_content(&item.item, &pictures);
+                    lines.push((item.number.to_string(), request));
+                }
+                Err(why) => {
+                    let settlement = failed(&item, Spent::default(), 0, why);
+                    self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
+                }
+            }
+        }
+        if lines.is_empty() {
+            return self.store().batch_is(batch, BatchStep::Closed, None).await;
+        }
+        let name = display_name(batch);
+        let file = wire::input_file(&lines);
+        let body = if lines.len() <= INLINE_ITEMS && file.len() <= INLINE_BYTES {
+            wire::create_inline(&name, &lines)
+        } else {
+            match self.upload(batch, &name, file).await {
+                Ok(file) => wire::create_from_file(&name, &file),
+                Err(why) => return self.release(batch, &why).await,
+            }
+        };
+        // From here on nobody can say that nothing was made.
+        self.store().batch_is(batch, BatchStep::Sent, None).await?;
+        let path = format!("/v1beta/models/{}:batchGenerateContent", batch.model);
+        match self.send(batch, Method::POST, &path, Bytes::from(body.to_string())).await {
+            Answer::Ok(body) => match Operation::parse(&body) {
+                Some(made) => self.store().batch_is(batch, BatchStep::Open, Some(&made.name)).await,
+                // Looked for by its name.
+                None => Ok(()),
+            },
+            Answer::Refused(verdict, why) => self.refused(batch, &verdict, &why).await,
+            Answer::Lost(why) => {
+                tracing::warn!(batch = batch.id, why, "a batch may have been made: looking for it");
+                Ok(())
+            }
+        }
+    }
+
+    /// Uploads the lines of a batch. Failing costs nothing.
+    async fn upload(
+        &self,
+        batch: &StoredBatch,
+        name: &str,
+        file: Vec<u8>,
+    ) -> Result<String, String> {
+        let body = json!({"file": {"displayName": name}}).to_string();
+        let mut start = self.request_for(batch, Method::POST, "/upload/v1beta/files", body.into());
+        let length = file.len().to_string();
+        for (header, value) in [
+            ("x-goog-upload-protocol", "resumable"),
+            ("x-goog-upload-command", "start"),
+            ("x-goog-upload-header-content-type", "application/jsonl"),
+            ("x-goog-upload-header-content-length", &length),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                start.headers_mut().insert(header, value);
+            }
+        }
+        let started = self.draw().draw(start).await;
+        let place = started.headers.get("x-goog-upload-url").and_then(|url| url.to_str().ok());
+        let place: http::Uri = place
+            .and_then(|url| url.parse().ok())
+            .ok_or_else(|| format!("the upload of its requests failed: {}", reason_of(&started)))?;
+        let path = place.path_and_query().map_or("/", |path| path.as_str());
+        let mut upload = self.request_for(batch, Method::POST, path, file.into());
+        for (header, value) in
+            [("x-goog-upload-offset", "0"), ("x-goog-upload-command", "upload, finalize")]
+        {
+            upload.headers_mut().insert(header, HeaderValue::from_static(value));
+        }
+        let uploaded = self.draw().draw(upload).await;
+        let file: Option<Value> = serde_json::from_slice(&uploaded.body).ok();
+        let name = file.as_ref().and_then(|file| file["file"]["name"].as_str()).map(str::to_owned);
+        name.ok_or_else(|| format!("the upload of its requests failed: {}", reason_of(&uploaded)))
+    }
+
+    /// Looks for a batch whose creation was not answered.
+    async fn look_for(&self, batch: &StoredBatch) -> Result<(), StoreError> {
+        let (name, mut page) = (display_name(batch), String::new());
+        for _ in 0..PAGES {
+            let path = match page.as_str() {
+                "" => "/v1beta/batches?pageSize=100".to_owned(),
+                page => format!("/v1beta/batches?pageSize=100&pageToken={page}"),
+            };
+            let Answer::Ok(body) = self.send(batch, Method::GET, &path, Bytes::new()).await else {
+                return Ok(()); // again later
+            };
+            let Some((found, next)) = wire::find_on_page(&body, &name) else { return Ok(()) };
+            if let Some(found) = found {
+                return self.store().batch_is(batch, BatchStep::Open, Some(&found)).await;
+            }
+            if next.is_empty() {
+                break;
+            }
+            page = next;
+        }
+        if self.now_ms() - batch.created_ms < LOOK_FOR_MS {
+            return Ok(());
+        }
+        let why = "its batch may have been made, and is in no list of batches";
+        self.lose(batch, why).await
+    }
+
+    /// Asks how far a batch is, and settles its items at its end.
+    async fn look_after(&self, batch: &StoredBatch) -> Result<(), StoreError> {
+        let name = batch.name.as_deref().unwrap_or_default();
+        if batch.job_state == JobState::Cancelled && !batch.is_cancelled {
+            let path = format!("/v1beta/{name}:cancel");
+            if let Answer::Ok(_) = self.send(batch, Method::POST, &path, Bytes::from("{}")).await {
+                self.store().batch_was_cancelled(batch).await?;
+            }
+        }
+        let path = format!("/v1beta/{name}");
+        let body = match self.send(batch, Method::GET, &path, Bytes::new()).await {
+            Answer::Ok(body) => body,
+            Answer::Refused(_, why) if why.starts_with("404") => {
+                return self.lose(batch, "its batch is gone").await;
+            }
+            _ => return Ok(()), // again later
+        };
+        let Some(operation) = Operation::parse(&body) else { return Ok(()) };
+        if operation.state == BatchState::Open {
+            return Ok(());
+        }
+        match &operation.results {
+            Results::Inline(lines) => self.settle_lines(batch, lines).await?,
+            Results::File(file) => {
+                let path = format!("/v1beta/{file}:download?alt=media");
+                match self.send(batch, Method::GET, &path, Bytes::new()).await {
+                    Answer::Ok(file) => {
+                        let lines: Vec<_> = wire::lines(&file).collect();
+                        self.settle_lines(batch, &lines).await?;
+                    }
+                    // It may be late, or too large for the memory that is left now.
+                    _ => return Ok(()),
+                }
+            }
+            // A batch may succeed before its results are there.
+            Results::None if operation.state == BatchState::Succeeded => return Ok(()),
+            // "A failed and an expired batch" have no results, and no line that counts as made.
+            Results::None if operation.succeeded == 0 => {
+                let status = operation.error.unwrap_or_default();
+                for item in self.store().items_of_batch(batch).await? {
+                    let settlement = self.line_failed(batch, &item, &status);
+                    self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
+                }
+            }
+            Results::None => {}
+        }
+        // What is left has no result.
+        self.lose(batch, "its batch has no result for it").await
+    }
+
+    async fn settle_lines(
+        &self,
+        batch: &StoredBatch,
+        lines: &[Line<'_>],
+    ) -> Result<(), StoreError> {
+        // Items that are settled already, after a crash or by a line that is there twice, are not here.
+        let mut items = self.store().items_of_batch(batch).await?;
+        for line in lines {
+            let at = items.iter().position(|item| line.key() == Some(&item.number.to_string()));
+            let Some(item) = at.map(|at| items.swap_remove(at)) else { continue };
+            let settlement = match (&line.response, &line.error) {
+                (Some(response), _) => {
+                    self.line_answered(batch, &item, response.get().as_bytes()).await?
+                }
+                (None, Some(status)) => self.line_failed(batch, &item, status),
+                (None, None) => unknown(&item, "its line of results is empty"),
+            };
+            self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
+        }
+        Ok(())
+    }
+
+    /// Judges a response like that of a single call, at half its price.
+    async fn line_answered(
+        &self,
+        batch: &StoredBatch,
+        item: &StoredItem,
+        response: &[u8],
+    ) -> Result<Settlement, StoreError> {
+        let (parts, body) = single(&item.item, &item.model, Lane::Batch, &[]).into_parts();
+        let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
+        let read = FinalImage::from_json(response);
+        let (verdict, usage) = match &read {
+            Ok(image) => (Verdict::delivering(), image.usage.as_ref()),
+            Err(error) => (error.verdict().clone(), None),
+        };
+        let cost = cost_on(self.platform(), self.catalog(), &call, &verdict, usage);
+        let most = cost.at_most_microusd.map(|most| most.div_ceil(2));
+        let cost = Cost {
+            at_least_microusd: cost.at_least_microusd / 2,
+            // What was reserved is half the worst case.
+            at_most_microusd: Some(most.unwrap_or(u64::MAX).min(item.reserved_microusd)),
+        };
+        let spent = Spent::of(cost, item.reserved_microusd);
+        match read {
+            Ok(image) if !image.bytes.is_empty() => {
+                let delivered =
+                    Delivered { spent, requests: 1, degraded: Vec::new(), trail: Trail::new() };
+                let record = write(self.dir(), item, image, delivered).await?;
+                Ok(done(item, &record))
+            }
+            _ => {
+                let drawn = Drawn::new(Bytes::new(), Some(verdict.clone()), None);
+                let seen = Seen { charge: verdict.charge(), spent, requests: 1 };
+                Ok(self.decided(batch, item, &verdict, &seen, reason_of(&drawn)))
+            }
+        }
+    }
+
+    /// A line that ended in an error is free (guide, "Pricing": responses are paid).
+    fn line_failed(&self, batch: &StoredBatch, item: &StoredItem, status: &Status) -> Settlement {
+        let body = status.as_error_body();
+        let verdict = classify_without_status(&Call::unrecognised(), &HeaderMap::new(), &body);
+        let seen = Seen { charge: Charge::None, spent: Spent::default(), requests: 1 };
+        let reason = format!("in its batch: code {} {}", status.code, status.message);
+        self.decided(batch, item, &verdict, &seen, reason)
+    }
+
+    fn decided(
+        &self,
+        batch: &StoredBatch,
+        item: &StoredItem,
+        verdict: &Verdict,
+        seen: &Seen,
+        reason: String,
+    ) -> Settlement {
+        let options = &batch.options;
+        let ended =
+            Ended { charge: seen.charge, delivered: false, sent: true, verdict: Some(verdict) };
+        let left = Left {
+            failures: item.failures,
+            max_failures: options.max_failures,
+            unknown_resends: options.unknown_resends.saturating_sub(item.resends),
+            backoff: options.backoff(),
+            time: item.deadline_ms.map(|at| crate::until(self.now_ms(), at)),
+        };
+        let decided = next(&ended, &left, fastrand::f64());
+        self.settlement(item, options, decided, seen, reason)
+    }
+
+    /// A creation that was refused made nothing.
+    async fn refused(
+        &self,
+        batch: &StoredBatch,
+        verdict: &Verdict,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        for item in self.store().items_of_batch(batch).await? {
+            let seen = Seen { charge: Charge::None, spent: Spent::default(), requests: 0 };
+            let reason = format!("the Batch API refused it: {why}");
+            let settlement = self.decided(batch, &item, verdict, &seen, reason);
+            self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
+        }
+        self.store().batch_is(batch, BatchStep::Closed, None).await
+    }
+
+    /// Nothing was made: its items wait for another batch.
+    async fn release(&self, batch: &StoredBatch, why: &str) -> Result<(), StoreError> {
+        for item in self.store().items_of_batch(batch).await? {
+            let verdict = Verdict::not_sent();
+            let seen = Seen { charge: Charge::None, spent: Spent::default(), requests: 0 };
+            let settlement = self.decided(batch, &item, &verdict, &seen, why.to_owned());
+            self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
+        }
+        self.store().batch_is(batch, BatchStep::Closed, None).await
+    }
+
+    /// Nobody can say what became of the items that are left.
+    async fn lose(&self, batch: &StoredBatch, why: &str) -> Result<(), StoreError> {
+        for item in self.store().items_of_batch(batch).await? {
+            let mut settlement = unknown(&item, why);
+            if batch.options.unknown_resends > item.resends {
+                settlement.state = crate::ItemState::Waiting;
+                settlement.resends += 1;
+            }
+            self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
+        }
+        self.store().batch_is(batch, BatchStep::Closed, None).await
+    }
+
+    /// A request for the job of a batch.
+    fn request_for(
+        &self,
+        batch: &StoredBatch,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Request<Bytes> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(http::header::CONTENT_TYPE, json);
+        request.extensions_mut().insert(crate::draw::OfJob(batch.job.clone()));
+        request
+    }
+
+    async fn send(&self, batch: &StoredBatch, method: Method, path: &str, body: Bytes) -> Answer {
+        let drawn = self.draw().draw(self.request_for(batch, method, path, body)).await;
+        match drawn.status {
+            Some(status) if status.is_success() => Answer::Ok(drawn.body),
+            Some(status) if is_refusal(status) => {
+                let why = format!("{} {}", status.as_u16(), reason_of(&drawn));
+                let verdict = drawn.verdict.unwrap_or_else(|| {
+                    classify_without_status(&Call::unrecognised(), &drawn.headers, &drawn.body)
+                });
+                Answer::Refused(verdict, why)
+            }
+            _ => Answer::Lost(reason_of(&drawn)),
+        }
+    }
+}
+
+/// Statuses with which a server says that it did nothing.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 401 | 403 | 404 | 413 | 429)
+}
