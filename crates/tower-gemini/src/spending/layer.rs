@@ -377,10 +377,12 @@ impl SpendingLayer {
     /// use tower_gemini::call::ModelId;
     /// use tower_gemini::spending::Caps;
     ///
-    /// let budget = SpendingLayer::new().per_day(Caps::none().at_most_usd(1.0));
-    /// // Its worst case is $1.58.
-    /// assert!(!budget.has_room_for(&ModelId::new("gemini-3-pro-image")));
-    /// assert!(budget.has_room_for(&ModelId::new("gemini-2.5-flash-image")));
+    /// // The worst case of an image is $1.58.
+    /// let pro = ModelId::new("gemini-3-pro-image");
+    /// for (usd, has_room) in [(1.0, false), (2.0, true)] {
+    ///     let budget = SpendingLayer::new().per_day(Caps::none().at_most_usd(usd));
+    ///     assert_eq!(budget.has_room_for(&pro), has_room);
+    /// }
     /// ```
     #[must_use]
     pub fn has_room_for(&self, model: &ModelId) -> bool {
