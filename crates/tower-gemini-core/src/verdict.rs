@@ -20,6 +20,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What is known about the charge of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Charge {
@@ -105,10 +107,12 @@ macro_rules! outcomes {
         $name:ident: $word:literal, $charge:ident, $quota:ident, $scope:ident, $transient:literal;
     )*) => {
         /// What an attempt ended in. The details (finish reason, message) are in the [`Verdict`].
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        ///
+        /// Serialized as [its word](Self::as_str).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[non_exhaustive]
         pub enum Outcome {
-            $($(#[$doc])* $name,)*
+            $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
 
         impl Outcome {
@@ -434,6 +438,12 @@ impl Verdict {
     #[must_use]
     pub fn not_retried(self) -> Self {
         self.with_transient(false)
+    }
+
+    /// Says that it holds for the whole account, and for no other account of the same service.
+    #[must_use]
+    pub fn of_account(self) -> Self {
+        self.with_scope(Scope::Account)
     }
 
     /// It was sent (or may have been), and no complete response came back: it may have been paid

@@ -10,6 +10,7 @@ use http::Request;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tower_gemini::clock::{Clock, SystemClock};
 
 use crate::config::{Config, ConfigError};
 use crate::door::Connection;
@@ -17,7 +18,7 @@ use crate::door::Connection;
 use crate::jobs::{Jobs, Working};
 use crate::snapshot::Snapshot;
 use crate::state::State;
-use crate::{alerts, guard, handler, pages};
+use crate::{alerts, figures, guard, handler, pages};
 
 /// A gateway without a socket: an [`axum::Router`] for somebody else's server. Clones share their
 /// state.
@@ -95,6 +96,7 @@ impl Gateway {
         let snapshot = watch::Sender::new(Arc::new(snapshot));
         upkeep.spawn(watch_tokens(snapshot.subscribe()));
         upkeep.spawn(follow_others(snapshot.subscribe()));
+        upkeep.spawn(keep_figures(snapshot.subscribe()));
         upkeep.spawn(alerts::watch::watch(snapshot.subscribe(), alerts::watch::EVERY));
         Ok(Self {
             #[cfg(feature = "jobs")]
@@ -202,6 +204,7 @@ impl Gateway {
         // Last, when every call has ended: what is not settled counts as its worst case.
         let settled = async {
             snapshot.layers().spending.all_settled().await;
+            snapshot.layers().budgets.all_settled().await;
             snapshot.door().all_settled().await;
             snapshot.quota().flush().await;
         };
@@ -210,6 +213,8 @@ impl Gateway {
                 "the store did not take what the last calls cost: they count as their worst case"
             );
         }
+        let gateway = snapshot.clone();
+        let _ = tokio::task::spawn_blocking(move || save_figures(&gateway)).await;
         snapshot.state().close();
         whole
     }
@@ -286,6 +291,27 @@ async fn watch_tokens(snapshot: watch::Receiver<Arc<Snapshot>>) {
     }
 }
 
+/// Shows the tokens that have called earlier processes, and saves the figures of the status page as
+/// long as the gateway runs.
+async fn keep_figures(snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let gateway = snapshot.borrow().clone();
+    let Some(figures) = gateway.state().figures() else { return };
+    for name in &figures.earlier().callers {
+        let caller = gateway.auth().caller_named(name, SystemClock.now());
+        if let Some(token) = caller.as_ref().and_then(|caller| caller.token()) {
+            gateway.door().recall(token).await;
+        }
+    }
+    drop(gateway);
+    figures::keep(move || save_figures(&snapshot.borrow().clone())).await;
+}
+
+fn save_figures(gateway: &Snapshot) {
+    if let (Some(file), Some(figures)) = (gateway.state().figures(), pages::figures(gateway)) {
+        file.save(figures);
+    }
+}
+
 /// Asks the store now and then what others have spent, for the pages that show it, and what
 /// refusals have closed for them.
 async fn follow_others(snapshot: watch::Receiver<Arc<Snapshot>>) {
@@ -295,6 +321,7 @@ async fn follow_others(snapshot: watch::Receiver<Arc<Snapshot>>) {
         let layers = snapshot.borrow().layers().clone();
         // A failure is logged where it refuses calls.
         let _ = layers.spending.refresh().await;
+        layers.budgets.refresh().await;
         if let Ok(closed @ 1..) = layers.fallback.circuits().refresh().await {
             tracing::info!(closed, "models or accounts that refused others are left alone");
         }

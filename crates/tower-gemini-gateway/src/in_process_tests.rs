@@ -787,3 +787,97 @@ async fn what_another_vendor_breaks_off_is_an_error_and_what_came_whole_is_deliv
     assert_eq!(parts.status, 200);
     assert!(String::from_utf8_lossy(&body.unwrap()).contains("inlineData"));
 }
+
+/// The most that a 1K image of Pro costs without drafts, and what it does cost.
+const DRAFTLESS: &str = "[spending]\nassume_drafts = 0\n";
+const IMAGE_USD: f64 = 0.134;
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_passes_over_a_member_whose_budget_is_used_up_and_loses_nothing() {
+    let latency = Duration::from_secs(2);
+    let file = Tokens::new(DRAFTLESS)
+        .upstream("small", "gemini", "budget = { per_day = 1.0 }")
+        .upstream("large", "gemini", "");
+    let sim = of_projects(["small", "large"]).latency(Latency::fixed(latency)).build();
+    let (gateway, started) = (gateway(&sim, &file.toml), Instant::now());
+    // Forty at once, and as many one after the other.
+    let ask = |n| handle(gateway.clone(), started, asking(n, "gemini-3-pro-image", "1K"));
+    let first = futures::future::join_all((0..40).map(ask)).await;
+    assert!(started.elapsed() < latency * 2, "none waits while another upstream can take it");
+    let mut statuses: Vec<_> = first.iter().map(|answer| answer.status().as_u16()).collect();
+    for answer in first {
+        answer.into_body().collect().await.unwrap();
+    }
+    for n in 40..80 {
+        let answer = ask(n).await;
+        statuses.push(answer.status().as_u16());
+        answer.into_body().collect().await.unwrap();
+    }
+    assert_eq!(statuses, [200; 80]);
+    let ledger = sim.ledger();
+    let of =
+        |project: &str| ledger.requests().iter().filter(|one| &*one.project == project).count();
+    let (small, large) = (of("small"), of("large"));
+    assert_eq!(small + large, 80, "nothing is sent twice");
+    // The last image that fits is one whose worst case does.
+    assert!((5..=7).contains(&small), "{small}");
+    assert!(small as f64 * IMAGE_USD <= 1.0, "{small}");
+    let (_, spent) = gateway.layers().budgets.spent().next().unwrap();
+    assert_eq!((spent[0].images, spent[0].reserved.at_most_microusd), (small as u64, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_refuses_where_there_is_no_other_upstream_and_moves_no_call_to_another_model() {
+    let chain = "[fallback]\nmodels = [\"gemini-3-pro-image\", \"gemini-3.1-flash-image\"]\n";
+    for chain in ["", chain] {
+        let file = Tokens::new(&format!("{DRAFTLESS}{chain}")).upstream(
+            "only",
+            "gemini",
+            "budget = { per_day = 0.5 }",
+        );
+        let sim = of_projects(["only"]).latency(Latency::fixed(Duration::from_secs(2))).build();
+        let (gateway, started) = (gateway(&sim, &file.toml), Instant::now());
+        // What running attempts have reserved is waited for.
+        let calls = (0..6).map(|n| {
+            let gateway = gateway.clone();
+            async move {
+                let answer = handle(gateway, started, asking(n, "gemini-3-pro-image", "1K")).await;
+                let status = answer.status().as_u16();
+                let body = answer.into_body().collect().await.unwrap().to_bytes();
+                (status, String::from_utf8_lossy(&body).into_owned())
+            }
+        });
+        let answers = futures::future::join_all(calls).await;
+        let refused: Vec<_> = answers.iter().filter(|(status, _)| *status != 200).collect();
+        let sent = sim.requests();
+        assert!((2..=3).contains(&sent) && refused.len() == 6 - sent, "{chain}: {sent} sent");
+        for (status, text) in refused {
+            assert_eq!((*status, text.contains("of the budget of only")), (429, true), "{text}");
+            assert!(text.contains("SPENDING_CAP"), "{text}");
+        }
+        let ledger = sim.ledger();
+        assert!(ledger.requests().iter().all(|one| &*one.model == "gemini-3-pro-image"), "{chain}");
+    }
+}
+
+#[test]
+fn a_budget_that_lets_no_image_pass_or_is_no_money_is_refused_at_start() {
+    let pro = "[fallback]\nmodels = [\"gemini-3-pro-image\"]\n";
+    let build = |budget: &str| {
+        let upstream = "[[upstream]]\nname = \"g\"\nkind = \"gemini\"\n";
+        let config = Config::parse(&format!("{upstream}budget = {{ {budget} }}\n{pro}"), "g.toml")?;
+        Snapshot::build(&config, None)
+    };
+    for (budget, says) in [
+        (
+            "per_day = 1.0",
+            "the budget of upstream \"g\": the cap of $1.0000 at most a day is below",
+        ),
+        ("total = -1.0", "the budget of upstream \"g\".total = -1 is not an amount of money"),
+        ("per_hour = 5.0", "per_hour"),
+    ] {
+        let error = build(budget).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    build("per_day = 2.0, per_month = 20.0, total = 0.0").unwrap();
+}

@@ -22,12 +22,16 @@ mod alerts;
 mod article_tests;
 mod auth;
 mod body_fault;
+mod budgets;
 mod cli;
 pub mod config;
 mod cost;
 mod doctor;
 mod door;
 pub mod explain;
+mod figures;
+#[cfg(test)]
+mod figures_tests;
 mod files;
 mod gateway;
 mod guard;

@@ -9,14 +9,20 @@ use http::{Response, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
 use tower_gemini::observe;
+use tower_gemini::spending::Spent;
 
+use crate::figures::Figures;
 use crate::responses::{ErrorFormat, Rejection, json_response, page as text};
 use crate::snapshot::Snapshot;
-use crate::status::{self, Alerts, Circuit, Load, Quota, Spending, Status, Stored};
+use crate::status::{self, Alerts, Budget, Circuit, Load, Quota, Spending, Status, Stored};
 
-const GAUGES: [(&str, &str); 13] = [
+const GAUGES: [(&str, &str); 14] = [
     ("gateway_ready", "1 while /readyz answers 200, else 0"),
     ("gateway_spent_ratio", "Spent and reserved share of the nearest cap, by period"),
+    (
+        "gateway_upstream_spent_ratio",
+        "Spent and reserved share of an upstream's budget, by upstream and period",
+    ),
     ("gateway_requests_in_flight", "Requests whose response has not ended"),
     ("gateway_calls", "Calls of requests that have a place"),
     ("gateway_requests_limit", "server.max_in_flight"),
@@ -122,6 +128,13 @@ fn readiness(gateway: &Snapshot) -> Response<Body> {
     }
 }
 
+/// What is counted over time, for the state directory; `None` where there is none.
+pub(crate) fn figures(gateway: &Snapshot) -> Option<Figures> {
+    let earlier = gateway.state().figures()?.earlier();
+    let kept = gateway.layers().stats.kept();
+    Some(Figures::new(&mut status(gateway, Duration::ZERO), kept, earlier))
+}
+
 fn status(gateway: &Snapshot, up: Duration) -> Status {
     let layers = gateway.layers();
     let mut status = Status::new(layers.stats.report());
@@ -134,6 +147,11 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
     let circuits = layers.fallback.circuits().snapshot();
     status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
     status.spending = layers.spending.spent().iter().map(Spending::from).collect();
+    let budget = |(upstream, spent): (&str, Vec<Spent>)| Budget {
+        upstream: upstream.to_owned(),
+        spending: spent.iter().map(Spending::from).collect(),
+    };
+    status.budgets = layers.budgets.spent().map(budget).collect();
     status.callers = gateway.door().callers();
     status.alerts = gateway.alerts().delivery().map(|delivery| Alerts {
         sent: delivery.sent(),
@@ -155,6 +173,9 @@ fn status(gateway: &Snapshot, up: Duration) -> Status {
                 + counts.expired,
         }
     });
+    if let Some(figures) = gateway.state().figures() {
+        figures.earlier().add_to(&mut status);
+    }
     status
 }
 
@@ -175,7 +196,7 @@ fn load(gateway: &Snapshot) -> Load {
     }
 }
 
-/// Calls for an image since the start, and those that got one.
+/// Calls for an image since counting began, and those that got one.
 pub(crate) fn delivered(gateway: &Snapshot) -> (u64, u64) {
     let total = gateway.layers().stats.report().total;
     (total.calls, total.successes)
@@ -191,6 +212,12 @@ fn refresh(gateway: &Snapshot) {
     set("gateway_ready", usize::from(gateway.not_ready().is_none()));
     for (period, share) in layers.spending.spent().iter().filter_map(status::nearest_cap) {
         metrics::gauge!("gateway_spent_ratio", "period" => period).set(share);
+    }
+    for (upstream, spent) in layers.budgets.spent() {
+        for (period, share) in spent.iter().filter_map(status::nearest_cap) {
+            let labels = [("upstream", upstream.to_owned()), ("period", period)];
+            metrics::gauge!("gateway_upstream_spent_ratio", &labels).set(share);
+        }
     }
     let load = load(gateway);
     set("gateway_requests_in_flight", load.requests);

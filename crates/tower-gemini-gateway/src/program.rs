@@ -128,9 +128,12 @@ pub async fn app(
         Ok((bound, watched, sim)) => {
             print(&welcome(&format!("{}://{}", bound.scheme(), bound.addr), sim.is_some()));
             let gateway = bound.gateway.clone();
+            let (calls, images) = pages::delivered(&gateway.snapshot());
             let code = bound.run(watched, signals).await;
             if let Some((sim, server)) = sim {
-                print(&gain(pages::delivered(&gateway.snapshot()), sim.totals()));
+                // Without what earlier processes delivered.
+                let (all_calls, all_images) = pages::delivered(&gateway.snapshot());
+                print(&gain((all_calls - calls, all_images - images), sim.totals()));
                 server.shutdown().await;
             }
             code

@@ -146,11 +146,16 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         let quota = |one: &config::Upstream| (one.name.clone(), one.quota.clone());
         config.upstream.iter().map(quota).collect::<Vec<_>>()
     };
+    let budgets = |config: &Config| {
+        let budget = |one: &config::Upstream| (one.name.clone(), one.budget.clone());
+        config.upstream.iter().map(budget).collect::<Vec<_>>()
+    };
     [
         ("[server]", server(old) != server(new)),
         ("[keep]", kept(old) != kept(new)),
         ("[quota]", old.quota != new.quota),
         ("quota of [[upstream]]", quotas(old) != quotas(new)),
+        ("budget of [[upstream]]", budgets(old) != budgets(new)),
         ("[spending]", old.spending != new.spending),
         ("[log]", old.log != new.log),
     ]

@@ -22,6 +22,7 @@ use tower_gemini::{
 
 use crate::alerts::Alerts;
 use crate::auth::Auth;
+use crate::budgets::{Budgets, BudgetsLayer};
 use crate::config::{self, AuthMode, Config, ConfigError};
 use crate::door::Door;
 use crate::mask::{self, Secrets};
@@ -145,7 +146,11 @@ impl Snapshot {
                 .zip(clients.iter())
                 .find(|(upstream, _)| upstream.name() == leader.name)?;
             let route = RouteLayers {
-                fallback: pooled(config, leader, &upstreams, &layers.fallback, &quota),
+                fallback: pooled(config, leader, &upstreams, &layers, &quota),
+                budgets: BudgetsLayer {
+                    budgets: layers.budgets.clone(),
+                    own: upstream.id().clone(),
+                },
                 quota: quota_of(&quota, config, upstream, &upstreams),
                 classify: classify.clone(),
                 responses: &config.responses,
@@ -277,6 +282,10 @@ fn layers(
         before.filter(|before| is_same(&before.config, config)).map(|before| &before.layers)
     };
     let stats = kept.map_or_else(Stats::new, |kept| kept.stats.clone());
+    let earlier = state.figures().and_then(|figures| figures.earlier().stats.as_ref());
+    if let Some(earlier) = earlier.filter(|_| kept.is_none()) {
+        stats.restore(earlier);
+    }
     Ok(Layers {
         observe: match kept {
             Some(kept) => kept.observe.clone(),
@@ -321,6 +330,10 @@ fn layers(
             None => spending(config, catalog, state)?.clock(clock.clone()),
         }
         .catalog(catalog.clone()),
+        budgets: match kept {
+            Some(kept) => kept.budgets.clone(),
+            None => budgets(config, catalog, upstreams, state, clock)?,
+        },
         timeout: AttemptTimeoutLayer::new()
             .limit(config.timeouts.up_to_2k.0)
             .limit_for(ImageSize::K4, config.timeouts.at_4k.0)
@@ -400,9 +413,10 @@ fn pooled(
     config: &Config,
     leader: &config::Upstream,
     upstreams: &[Upstream],
-    fallback: &ModelFallbackLayer,
+    layers: &Layers,
     quota: &QuotaGuardLayer,
 ) -> ModelFallbackLayer {
+    let (fallback, budgets) = (&layers.fallback, layers.budgets.clone());
     let find = |settings: &config::Upstream| {
         let upstream = upstreams.iter().find(|one| one.name() == settings.name)?;
         Some((upstream, settings.weight()))
@@ -421,11 +435,12 @@ fn pooled(
         .collect();
     let quota = quota.clone();
     fallback.clone().pool(pool.headroom(move |at, model| {
-        let usage = accounts.get(at).and_then(|account| {
-            let key = QuotaKey::new(&account.name, model.as_str()).at(account.clone());
-            quota.usage(&key)
-        });
-        usage.map_or(1.0, |usage| usage.share_left())
+        let Some(account) = accounts.get(at) else { return 1.0 };
+        if !budgets.has_room(account, model) {
+            return 0.0;
+        }
+        let key = QuotaKey::new(&account.name, model.as_str()).at(account.clone());
+        quota.usage(&key).map_or(1.0, |usage| usage.share_left())
     }))
 }
 
@@ -472,8 +487,7 @@ fn keep(config: &Config, state: &State, clock: impl Clock + 'static) -> Option<K
     })
 }
 
-/// The spending layer. A cap that no attempt of a model can pass is an error where the file names
-/// the model, and a warning where it is one of the catalogue's.
+/// The spending layer.
 fn spending(
     config: &Config,
     catalog: &Arc<Catalog>,
@@ -493,15 +507,60 @@ fn spending(
         .starting_balance(Cost::exactly(balance))
         .reserve_by(spending.reserve_by())
         .catalog(catalog.clone());
+    let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
+    capped(layer, "spending", "[spending]", &spending.caps(), config, catalog, state)
+}
+
+/// The budget of each upstream that has one, with the prices and drafts of `[spending]`.
+fn budgets(
+    config: &Config,
+    catalog: &Arc<Catalog>,
+    upstreams: &[Upstream],
+    state: &State,
+    clock: &(impl Clock + Clone + 'static),
+) -> Result<Budgets, ConfigError> {
+    let mut budgets: Vec<(UpstreamId, SpendingLayer)> = Vec::new();
+    for (settings, upstream) in config.upstream.iter().zip(upstreams) {
+        let caps = settings.budget.as_ref().map(config::Budget::caps);
+        let Some(caps) = caps.filter(|caps| caps.iter().any(|(_, usd)| *usd > 0.0)) else {
+            continue;
+        };
+        let id = upstream.id();
+        if budgets.iter().any(|(known, _)| known == id) {
+            continue;
+        }
+        let layer = SpendingLayer::new()
+            .reserve_by(config.spending.reserve_by())
+            .catalog(catalog.clone())
+            .clock(clock.clone())
+            .of_account(&id.name)
+            .ledger(&format!("upstream {}", id.name));
+        let what = format!("the budget of upstream \"{}\"", settings.name);
+        let layer = capped(layer, "upstream", &what, &caps, config, catalog, state)?;
+        budgets.push((id.clone(), layer));
+    }
+    Ok(Budgets::new(budgets))
+}
+
+/// A layer with these caps, in the store where there is one. A cap that no attempt of a model can
+/// pass is an error where the file names the model, and a warning where it is one of the catalogue's.
+fn capped(
+    layer: SpendingLayer,
+    key: &str,
+    what: &str,
+    caps: &[(&str, f64)],
+    config: &Config,
+    catalog: &Arc<Catalog>,
+    state: &State,
+) -> Result<SpendingLayer, ConfigError> {
     let layer = match state.store() {
         Some(store) => layer.store(store.spending()),
         None => layer,
     };
-    let layer = if spending.fall_back_when_capped { layer.fall_back_when_capped() } else { layer };
-    let caps = spending.caps().into_iter().filter(|(_, usd)| *usd > 0.0);
+    let caps = caps.iter().filter(|(_, usd)| *usd > 0.0);
     let layer = caps.fold(layer, |layer, (name, usd)| {
-        let caps = Caps::none().at_most_usd(usd);
-        match name {
+        let caps = Caps::none().at_most_usd(*usd);
+        match *name {
             "per_call" => layer.per_call(caps),
             "per_hour" => layer.per_hour(caps),
             "per_day" => layer.per_day(caps),
@@ -510,12 +569,10 @@ fn spending(
         }
     });
     let named = config.models().map(|model| (ModelId::new(model), None));
-    layer
-        .check(named)
-        .map_err(|error| ConfigError::at("spending", format!("[spending]: {error}"), ""))?;
+    layer.check(named).map_err(|error| ConfigError::at(key, format!("{what}: {error}"), ""))?;
     let known = catalog.models().map(|model| (ModelId::new(&model.id), None));
     if let Err(error) = layer.check(known) {
-        tracing::warn!(%error, "[spending] refuses every call of a model");
+        tracing::warn!(%error, "{what} refuses every call of a model");
     }
     Ok(layer)
 }

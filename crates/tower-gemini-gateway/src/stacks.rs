@@ -17,6 +17,7 @@ use tower_gemini::{
     SpendingLayer, ThoughtSignaturesLayer,
 };
 
+use crate::budgets::{Budgets, BudgetsLayer};
 use crate::config::Responses;
 use crate::door::TokenSpendingLayer;
 use crate::state::State;
@@ -43,6 +44,8 @@ pub(crate) struct Layers {
     pub(crate) retry: JitteredRetryLayer,
     pub(crate) pacing: PacingLayer,
     pub(crate) spending: SpendingLayer,
+    /// Of upstreams, in each route.
+    pub(crate) budgets: Budgets,
     pub(crate) timeout: AttemptTimeoutLayer,
     pub(crate) resume: ResumeInteractionsLayer,
 }
@@ -52,6 +55,7 @@ pub(crate) struct Layers {
 pub(crate) struct RouteLayers<'a> {
     pub(crate) fallback: ModelFallbackLayer,
     pub(crate) quota: QuotaGuardLayer,
+    pub(crate) budgets: BudgetsLayer,
     pub(crate) classify: ClassifyGeminiErrorLayer,
     pub(crate) responses: &'a Responses,
 }
@@ -74,13 +78,13 @@ impl Layers {
     where
         C: WireClient<Future: 'static> + Sync,
     {
-        let RouteLayers { fallback, quota, classify, responses } = route;
+        let RouteLayers { fallback, quota, budgets, classify, responses } = route;
         let (strip_drafts, buffer_up_to) = (responses.strip_drafts, responses.buffer_up_to.0);
         let plain = GeminiStack::new()
             .observe(self.observe.clone())
             .collect(self.collect)
             .retry(JitteredRetryLayer::off())
-            .attempt_layer((self.pacing.clone(), TokenSpendingLayer))
+            .attempt_layer((self.pacing.clone(), TokenSpendingLayer, budgets))
             .spending(self.spending.clone())
             .quota(quota)
             .timeout(self.timeout)

@@ -18,6 +18,7 @@ use tower_gemini_store::RedbStore;
 use tower_gemini_store::RedisStore;
 
 use crate::config::{self, ConfigError, StoreUrl};
+use crate::figures::FiguresFile;
 #[cfg(feature = "redis")]
 use crate::log;
 
@@ -36,6 +37,7 @@ pub struct State(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     dir: Option<Directory>,
+    figures: Option<FiguresFile>,
     store: Store,
     secret: [u8; 16],
     problem: Mutex<Option<String>>,
@@ -80,6 +82,7 @@ impl State {
         let secret = secret.await.map_err(|_| unusable(too_slow(&store)))?;
         let secret = secret.map_err(|error| unusable(failed(&store, &error)))?;
         let inner = Inner {
+            figures: dir.as_ref().map(|dir| FiguresFile::open(&dir.path)),
             dir,
             store,
             secret,
@@ -108,6 +111,9 @@ impl State {
         let Some(inner) = self.0.as_deref() else { return };
         inner.is_closed.store(true, Ordering::Relaxed);
         inner.store.close();
+        if let Some(figures) = &inner.figures {
+            figures.close();
+        }
         if let Some(dir) = &inner.dir {
             drop(dir.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
@@ -126,6 +132,11 @@ impl State {
             Some(Store::Redis(_)) => true,
             _ => false,
         }
+    }
+
+    /// The figures of the status page, where there is a state directory.
+    pub(crate) fn figures(&self) -> Option<&FiguresFile> {
+        self.0.as_deref()?.figures.as_ref()
     }
 
     /// The store, where there is one.
@@ -446,6 +457,10 @@ pub(crate) mod tests {
         pub(crate) fn new(name: &str) -> Self {
             let name = format!("gemini-gateway-state-{name}-{}", std::process::id());
             Self(std::env::temp_dir().join(name))
+        }
+
+        pub(crate) fn path(&self) -> &Path {
+            &self.0
         }
 
         pub(crate) fn config(&self) -> config::Server {

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Gateway, Redis, Scratch};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower_gemini_gateway::Running;
@@ -128,6 +129,131 @@ async fn the_calls_of_a_tokens_day_are_counted_over_restarts() {
         assert_eq!(gateway.shutdown().await, 0);
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429, 429]);
+}
+
+/// `/status.json` without what is of a moment.
+async fn figures(addr: &str) -> Value {
+    let mut status = common::status(addr).await;
+    for key in ["at_unix_seconds", "uptime_seconds", "recent_calls", "load", "diagnosis"] {
+        assert!(status[key].take() != Value::Null, "{key}");
+    }
+    status["last_hour"]["start_unix_seconds"].take();
+    status
+}
+
+#[tokio::test]
+async fn figures_before_a_restart_equal_those_after() {
+    let (scratch, (_, upstream)) = (Scratch::new("figures"), upstream().await);
+    let state = format!("state_dir = {:?}", scratch.0.join("state"));
+    let limits = "usd_per_month = 2.0\nrpd = 50";
+    let config = token_config(&scratch, &upstream.url(), &state, limits);
+    let config = config.replace(
+        "charge_rules",
+        "budget = { per_month = 50.0 }\nquota = { rpd = 900 }\ncharge_rules",
+    );
+    let (gateway, addr) = start(&config).await;
+    // The last call is refused: then everything before it is settled, and known to be.
+    let images = spend(&addr, 0).await;
+    common::until(async || {
+        let status = common::status(&addr).await;
+        status["callers"][0]["spending"][0]["reserved_at_most_microusd"] == 0
+    })
+    .await;
+    let before = figures(&addr).await;
+    assert_eq!(before["total"]["images"], images);
+    assert_eq!(before["callers"][0]["limits"][0]["used"], images + 1, "{before}");
+    assert_eq!(before["callers"][0]["spending"][1]["rejected_attempts"], 1, "{before}");
+    assert_eq!(gateway.shutdown().await, 0);
+
+    let (gateway, addr) = start(&config).await;
+    common::until(async || common::status(&addr).await["callers"] == before["callers"]).await;
+    let mut after = figures(&addr).await;
+    // Quotas are shown once they are asked for, and the store was asked for this one meanwhile.
+    assert_eq!(after["quotas"].take().as_array().map(Vec::len), Some(0));
+    let mut expected = before.clone();
+    expected["quotas"].take();
+    // What was spent there was last heard before the end of the last attempt.
+    let (was, is) = (expected["budgets"].take(), after["budgets"].take());
+    assert_eq!(is[0]["upstream"], was[0]["upstream"]);
+    assert_eq!(is[0]["spending"][1]["images"], images, "{is}");
+    assert_eq!(after, expected);
+    // A further call adds to them.
+    assert_eq!(ask(&addr, 900).await.0, 429);
+    let later = common::status(&addr).await;
+    assert_eq!(later["total"]["calls"], images + 2);
+    assert_eq!(later["callers"][0]["limits"][0]["used"], images + 2);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn figures_that_cannot_be_saved_cost_no_call() {
+    let (scratch, (_, upstream)) = (Scratch::new("unsaved"), upstream().await);
+    let dir = scratch.0.join("state");
+    // A directory in the place of the file stands for a disk that takes no more.
+    std::fs::create_dir_all(dir.join("figures.unfinished")).unwrap();
+    let config = config(&upstream, &format!("state_dir = {dir:?}"));
+    let (gateway, addr) = start(&config).await;
+    assert_eq!(ask(&addr, 0).await.0, 200);
+    assert_eq!(gateway.shutdown().await, 0);
+    assert!(!dir.join("figures").exists());
+    let (gateway, addr) = start(&config).await;
+    assert_eq!(common::status(&addr).await["total"]["calls"], 0);
+    assert_eq!(ask(&addr, 0).await.0, 200);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_kill_loses_no_more_figures_than_those_since_the_last_write() {
+    let (scratch, (_, upstream)) = (Scratch::new("kill-figures"), upstream().await);
+    let dir = scratch.0.join("state");
+    let config = config(&upstream, &format!("state_dir = {dir:?}"));
+    let program = Gateway::start(&scratch, &config);
+    assert_eq!(ask(&program.addr, 0).await.0, 200);
+    assert_eq!(ask(&program.addr, 1).await.0, 200);
+    // The first write is due five seconds after the start.
+    let written = async || {
+        let figures = std::fs::read_to_string(dir.join("figures")).unwrap_or_default();
+        figures.contains(r#"[{"call":{"ended":"success"}},2]"#)
+    };
+    common::until(written).await;
+    program.kill();
+    let program = Gateway::start(&scratch, &config);
+    let status = program.status().await;
+    assert_eq!((&status["total"]["calls"], &status["total"]["images"]), (&2.into(), &2.into()));
+    program.kill();
+}
+
+#[tokio::test]
+async fn the_budget_of_an_upstream_holds_over_restarts_and_the_other_gets_the_rest() {
+    let scratch = Scratch::new("budget");
+    let ((small, small_at), (large, large_at)) = (upstream().await, upstream().await);
+    let state = format!("state_dir = {:?}", scratch.0.join("state"));
+    let config = token_config(&scratch, &small_at.url(), &state, "");
+    let budget = "budget = { per_month = 0.5 }\ncharge_rules";
+    let pool = config.replace("charge_rules", budget);
+    let (first, rest) = pool.split_once("[auth]").unwrap();
+    let key = scratch.0.join("other-key");
+    std::fs::write(&key, "AIzaSyA-other-key-of-the-gateway-0123456").unwrap();
+    let config = format!(
+        "{first}[[upstream]]\nname = \"large\"\nkind = \"relay\"\nbase_url = \"{}\"\n\
+         charge_rules = \"google\"\napi_key_file = {key:?}\n[auth]{rest}\
+         [spending]\nassume_drafts = 0\n",
+        large_at.url()
+    );
+    let mut sent = Vec::new();
+    for run in 0..3 {
+        let (gateway, addr) = start(&config).await;
+        let calls = (0..10).map(|n| ask(&addr, 100 * run + n));
+        for (status, answer) in futures::future::join_all(calls).await {
+            assert_eq!(status, 200, "{answer}");
+        }
+        assert_eq!(gateway.shutdown().await, 0);
+        sent.push((small.totals().charged, large.totals().charged));
+    }
+    let of_small = sent[0].0;
+    assert!((1..=3).contains(&of_small), "three images cost $0.402: {sent:?}");
+    assert!(sent.iter().all(|(small, _)| *small <= 3), "{sent:?}");
+    assert_eq!(sent[2].0 + sent[2].1, 30, "nothing is lost or sent twice: {sent:?}");
 }
 
 /// An upstream that creates a file `abc`, and has it.

@@ -9,7 +9,7 @@ use std::iter::Sum;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use smallvec::SmallVec;
 
 use tower_gemini_core::call::{ImageSize, ModelId};
@@ -172,7 +172,7 @@ impl Step {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $phrase:literal,)* })*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
         pub enum $name {

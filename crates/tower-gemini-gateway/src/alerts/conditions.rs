@@ -44,9 +44,14 @@ impl Conditions {
             condition(AlertKind::NobodyAdmitted, "", Severity::Critical, what)
         }));
         all.extend(layers.stats.outages().iter().map(outage));
-        for spent in &layers.spending.spent() {
-            let seen = self.refused.insert(spent.period.clone(), spent.refused).unwrap_or(0);
-            all.extend(cap(spent, spent.refused > seen));
+        let caps = layers.spending.spent().into_iter().map(|spent| (None, spent));
+        let budgets = layers.budgets.spent().flat_map(|(upstream, spent)| {
+            spent.into_iter().map(move |spent| (Some(upstream), spent))
+        });
+        for (upstream, spent) in caps.chain(budgets) {
+            let key = format!("{} {}", upstream.unwrap_or_default(), spent.period);
+            let seen = self.refused.insert(key, spent.refused).unwrap_or(0);
+            all.extend(cap(upstream, &spent, spent.refused > seen));
         }
         let warn_at = config.quota.warn_at_percent;
         all.extend(gateway.quota_usages().iter().flat_map(|usage| quota(usage, warn_at)));
@@ -80,22 +85,29 @@ fn outage(outage: &Outage) -> Condition {
     condition(AlertKind::Outage, model, Severity::Critical, what)
 }
 
-/// A cap of which much is spent or reserved, and one that has just refused an attempt.
-fn cap(spent: &Spent, has_refused: bool) -> Vec<Condition> {
+/// A cap of which much is spent or reserved, and one that has just refused an attempt: of an
+/// upstream's budget, or of all.
+fn cap(upstream: Option<&str>, spent: &Spent, has_refused: bool) -> Vec<Condition> {
     let (period, share) = nearest_cap(spent).unwrap_or_else(|| (spent.period.clone(), 0.0));
     let name = match period.as_str() {
         "total" => "total".to_owned(),
         period => format!("per_{period}"),
     };
+    let (name, key) = match upstream {
+        Some(upstream) => {
+            (format!("{name} of {upstream}"), format!("budget.{name} of upstream {upstream}"))
+        }
+        None => (name.clone(), format!("spending.{name}")),
+    };
     let mut conditions = Vec::new();
     if has_refused || share >= 1.0 {
-        let what = format!("The cap spending.{name} is reached: it keeps calls from being sent.");
+        let what = format!("The cap {key} is reached: it keeps calls from being sent.");
         let subject = format!("{name} reached");
         conditions.push(condition(AlertKind::Cap, subject, Severity::Critical, what));
     }
     if share >= CAP_SHARE {
         let percent = share * 100.0;
-        let what = format!("{percent:.0} % of the cap spending.{name} is spent or reserved.");
+        let what = format!("{percent:.0} % of the cap {key} is spent or reserved.");
         conditions.push(condition(AlertKind::Cap, name, Severity::Warning, what));
     }
     conditions

@@ -183,6 +183,14 @@ section! { pub(crate) ModelQuota {
     rpd: u64 = 0,
 }}
 section! {
+    /// `budget` of an `[[upstream]]`, in US dollars.
+    pub(crate) Budget {
+        per_day: f64 = 0.0,
+        per_month: f64 = 0.0,
+        total: f64 = 0.0,
+    }
+}
+section! {
     /// `[spending]`, in US dollars.
     pub(crate) Spending {
         per_call: f64 = 0.0,
@@ -341,9 +349,7 @@ impl Config {
         check(ensure((1..=100).contains(&percent), key, what, "write 1 to 100"));
         let balance = ("starting_balance", self.spending.starting_balance);
         for (name, usd) in self.spending.caps().into_iter().chain([balance]) {
-            let (key, is_money) = (format!("spending.{name}"), usd.is_finite() && usd >= 0.0);
-            let what = format!("{key} = {usd} is not an amount of money");
-            check(ensure(is_money, &key, what, "write US dollars, or 0 for none"));
+            check(ensure_money(&format!("spending.{name}"), "spending", name, usd));
         }
         self.peak.check(self.fallback.has_models(), &mut check);
         self.alerts.check(&mut check);
@@ -479,6 +485,12 @@ fn ensure(is_right: bool, key: &str, what: impl Into<String>, remedy: &str) -> C
     if is_right { Ok(()) } else { wrong(key, what, remedy) }
 }
 
+/// `key` is where it stands, and `section` what the error calls that.
+fn ensure_money(key: &str, section: &str, name: &str, usd: f64) -> Check<()> {
+    let what = format!("{section}.{name} = {usd} is not an amount of money");
+    ensure(usd.is_finite() && usd >= 0.0, key, what, "write US dollars, or 0 for none")
+}
+
 fn wrong<T>(key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Check<T> {
     Err(ConfigError::at(key, what, remedy))
 }
@@ -540,6 +552,13 @@ fn over(limits: Limits, written: [u64; 4]) -> Limits {
         [Limits::rpm, Limits::tpm, Limits::ipm, Limits::rpd];
     let written = written.into_iter().zip(setters).filter(|(value, _)| *value > 0);
     written.fold(limits, |limits, (value, set)| set(limits, value))
+}
+
+impl Budget {
+    /// The caps by name; 0 is none.
+    pub(crate) fn caps(&self) -> [(&'static str, f64); 3] {
+        [("per_day", self.per_day), ("per_month", self.per_month), ("total", self.total)]
+    }
 }
 
 impl Spending {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tower_gemini::charge_rules::ChargeRules;
 use tower_gemini::target::{self, UpstreamId};
 
-use super::{AuthMode, BaseUrl, Check, Config, ModelQuota, ensure};
+use super::{AuthMode, BaseUrl, Budget, Check, Config, ModelQuota, ensure, ensure_money};
 use crate::wire::API_KEY;
 
 /// One `[[upstream]]`.
@@ -27,6 +27,7 @@ pub(crate) struct Upstream {
     pub(crate) proxy: Option<BaseUrl>,
     weight: Option<u32>,
     pub(crate) quota: Option<ModelQuota>,
+    pub(crate) budget: Option<Budget>,
 }
 
 /// Which API an upstream speaks.
@@ -111,6 +112,14 @@ impl Config {
             self.upstream.iter().all(is_same_count),
             format!("upstream \"{name}\" has the project of another, with another quota"),
             "write the same quota in both: keys of one project share one count",
+        )?;
+        let is_same_budget = |other: &Upstream| {
+            self.identity(other) != self.identity(upstream) || other.budget == upstream.budget
+        };
+        ensure_upstream(
+            self.upstream.iter().all(is_same_budget),
+            format!("upstream \"{name}\" has the project of another, with another budget"),
+            "write the same budget in both: keys of one project are paid by one account",
         )?;
         let is_same_way = |other: &&Upstream| {
             let address = |one: &Upstream| one.base_url().authority().cloned();
@@ -213,6 +222,9 @@ impl Upstream {
             format!("upstream \"{name}\" has its key in two places"),
             "write api_key_env or api_key_file, not both",
         )?;
+        for (cap, usd) in self.budget.iter().flat_map(Budget::caps) {
+            ensure_money("upstream", &format!("the budget of upstream \"{name}\""), cap, usd)?;
+        }
         let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
         ensure_upstream(
             self.proxy.as_ref().is_none_or(is_http),
@@ -238,6 +250,7 @@ impl Upstream {
             proxy: None,
             weight: None,
             quota: None,
+            budget: None,
         }
     }
 

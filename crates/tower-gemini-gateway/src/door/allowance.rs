@@ -163,6 +163,11 @@ impl Allowance {
         Ok(place)
     }
 
+    /// Asks the store what is spent. A store that fails is noticed by whoever calls.
+    pub(crate) async fn refresh(&self) {
+        let _ = self.spending.refresh().await;
+    }
+
     /// What is spent, by period.
     pub(crate) fn spent(&self) -> Vec<Spent> {
         self.spending.spent()

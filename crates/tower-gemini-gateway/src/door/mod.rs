@@ -141,6 +141,11 @@ impl Door {
         self.allowances.all().into_iter().map(caller).collect()
     }
 
+    /// Shows on the status pages what a token has used up, before it is used.
+    pub(crate) async fn recall(&self, token: &Token) {
+        self.allowances.of(token).refresh().await;
+    }
+
     /// Completes when what tokens have used up and created is in the store.
     pub(crate) async fn all_settled(&self) {
         self.owned.written().await;

@@ -7,11 +7,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tower_gemini::observe::CallOutcome;
+use tower_gemini::trail::WaitReason;
 use tower_gemini::verdict::Outcome;
 
 /// One thing that is counted. Models are labels of the catalogue, so the number of keys is bounded.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// They stand in files: a new meaning of one needs a new version of `figures.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Key {
     Call(CallOutcome),
     /// A bucket of the durations of calls.
@@ -38,17 +43,32 @@ pub(super) enum Key {
     MaybeChargedAttempts,
     QuotaRequestsAtLeast,
     QuotaRequestsAtMost,
-    Waits(&'static str),
-    WaitMs(&'static str),
+    Waits(WaitReason),
+    WaitMs(WaitReason),
     SkippedTargets,
     ClientDisconnects,
     Kept,
     NotKept,
 }
 
-/// Counts of a stretch of time.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Counts of a stretch of time. A list in files: JSON's own keys are text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(Key, u64)>", into = "Vec<(Key, u64)>")]
 pub(super) struct Counts(HashMap<Key, u64>);
+
+impl From<Vec<(Key, u64)>> for Counts {
+    fn from(list: Vec<(Key, u64)>) -> Self {
+        let mut counts = Self::default();
+        list.into_iter().for_each(|(key, count)| counts.add(key, count));
+        counts
+    }
+}
+
+impl From<Counts> for Vec<(Key, u64)> {
+    fn from(counts: Counts) -> Self {
+        counts.0.into_iter().collect()
+    }
+}
 
 impl Counts {
     pub(super) fn add(&mut self, key: Key, count: u64) {
@@ -127,7 +147,7 @@ pub(super) fn percentile(counts: &Counts, of: fn(u8) -> Key, percent: u64) -> Op
 }
 
 /// Counts of the latest stretches of equal width. A stretch without events takes no memory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ring {
     width_secs: u64,
     keep: u64,
@@ -175,7 +195,7 @@ impl Ring {
 }
 
 /// All counts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct History {
     /// Five-minute stretches, so that the last hour is correct at every minute of it.
     pub(super) fives: Ring,
@@ -206,6 +226,22 @@ impl History {
             ring.add(unix_secs, counts);
         }
         self.total.merge(counts);
+    }
+
+    /// Takes over what an earlier process counted. Its stretches may have been of another width or
+    /// number.
+    pub(super) fn restore(&mut self, earlier: &Self) {
+        let rings = [
+            (&mut self.fives, &earlier.fives),
+            (&mut self.hours, &earlier.hours),
+            (&mut self.days, &earlier.days),
+        ];
+        for (ring, earlier) in rings {
+            for (number, counts) in &earlier.slots {
+                ring.add(number.saturating_mul(earlier.width_secs), counts);
+            }
+        }
+        self.total.merge(&earlier.total);
     }
 }
 
@@ -241,7 +277,7 @@ mod tests {
                 Key::Kept,
                 Key::Images,
                 Key::CostAtLeastMicrousd,
-                Key::WaitMs("backoff")
+                Key::WaitMs(WaitReason::Backoff)
             ]),
         ];
         prop::collection::vec((key, 0_u64..1_000_000), 0..5).prop_map(|all| {

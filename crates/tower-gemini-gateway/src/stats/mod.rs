@@ -36,13 +36,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use tower_gemini::calendar::PacificDay;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::cost::Cost;
 use tower_gemini::observe::{
     CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of, is_service_fault,
-    model_label, wait_name,
+    model_label,
 };
 use tower_gemini::trail::{Attempt, Step};
 use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
@@ -62,7 +63,6 @@ pub use window::{ModelWindow, Wait, Window};
 #[derive(Clone)]
 pub struct Stats {
     clock: Arc<dyn Clock>,
-    since: SystemTime,
     targets: HealthTargets,
     keep_calls: usize,
     in_flight: Arc<AtomicU64>,
@@ -70,10 +70,19 @@ pub struct Stats {
 }
 
 struct State {
+    /// When counting began.
+    since: SystemTime,
     history: History,
     /// The latest calls, newest last.
     recent: VecDeque<Call>,
     outages: Outages,
+}
+
+/// What outlives the process: counts, and not the latest calls, whose trails are long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    since_unix_seconds: u64,
+    history: History,
 }
 
 fn unix_seconds(at: SystemTime) -> u64 {
@@ -84,11 +93,14 @@ impl Stats {
     /// Creates empty statistics with the defaults of the [module](self).
     #[must_use]
     pub fn new() -> Self {
-        let state =
-            State { history: History::new(), recent: VecDeque::new(), outages: Outages::default() };
+        let state = State {
+            since: SystemClock.now(),
+            history: History::new(),
+            recent: VecDeque::new(),
+            outages: Outages::default(),
+        };
         Self {
             clock: Arc::new(SystemClock),
-            since: SystemClock.now(),
             targets: HealthTargets::recommended(),
             keep_calls: 50,
             in_flight: Arc::default(),
@@ -106,7 +118,7 @@ impl Stats {
     /// Sets the clock that says which hour and day it is. Set it before anything is counted.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.since = clock.now();
+        self.state().since = clock.now();
         self.clock = Arc::new(clock);
         self
     }
@@ -135,7 +147,7 @@ impl Stats {
         let (at, targets) = (self.clock.now(), &self.targets);
         let now = unix_seconds(at);
         let is_peak = |at: SystemTime| targets.peak_hours.as_ref().map(|hours| hours.is_peak(at));
-        let State { history, recent, .. } = &*self.state();
+        let State { since, history, recent, .. } = &*self.state();
         let last_hour = Window::new(now.saturating_sub(3600), &history.fives.sum(now, FIVES));
         let latest = Window::new(now.saturating_sub(900), &history.fives.sum(now, 4));
         let first_hour = (now / 3600).saturating_sub(23) * 3600;
@@ -169,12 +181,12 @@ impl Stats {
         });
         Report {
             at_unix_seconds: now,
-            since_unix_seconds: unix_seconds(self.since),
+            since_unix_seconds: unix_seconds(*since),
             calls_in_flight: self.in_flight.load(Ordering::Relaxed),
             diagnosis,
             last_hour,
             last_day,
-            total: Window::new(unix_seconds(self.since), &history.total),
+            total: Window::new(unix_seconds(*since), &history.total),
             hours: hours.collect(),
             days: history.days.latest(now, DAYS).map(window).collect(),
             failure_rate_targets: Targets {
@@ -184,6 +196,21 @@ impl Stats {
             },
             recent_calls: recent.iter().rev().cloned().collect(),
         }
+    }
+
+    /// What is to outlive the process.
+    pub(crate) fn kept(&self) -> Kept {
+        let State { since, history, .. } = &*self.state();
+        Kept { since_unix_seconds: unix_seconds(*since), history: history.clone() }
+    }
+
+    /// Goes on with what an earlier process counted.
+    pub(crate) fn restore(&self, kept: &Kept) {
+        let mut state = self.state();
+        // The clock may have been set back since.
+        let since = UNIX_EPOCH.checked_add(Duration::from_secs(kept.since_unix_seconds));
+        state.since = since.map_or(state.since, |since| since.min(state.since));
+        state.history.restore(&kept.history);
     }
 
     /// The models that fail again and again at present, by name.
@@ -252,8 +279,8 @@ impl CallObserver for Stats {
             Step::Attempt(attempt) => self.count_attempt(&mut counts, call.generates, attempt),
             Step::Waited { delay, why } => {
                 let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                counts.add(Key::Waits(wait_name(*why)), 1);
-                counts.add(Key::WaitMs(wait_name(*why)), ms);
+                counts.add(Key::Waits(*why), 1);
+                counts.add(Key::WaitMs(*why), ms);
             }
             Step::Skipped { .. } => counts.add(Key::SkippedTargets, 1),
             Step::ClientDisconnected => counts.add(Key::ClientDisconnects, 1),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tower_gemini::cost::Cost;
-use tower_gemini::observe::CallOutcome;
+use tower_gemini::observe::{CallOutcome, wait_name};
 use tower_gemini::verdict::Outcome;
 
 use super::cause::Cause;
@@ -94,9 +94,10 @@ impl Window {
                 Key::ModelAttempts(of) => model(of, |model, n| model.attempts = n),
                 Key::ModelSuccesses(of) => model(of, |model, n| model.successes = n),
                 Key::ModelServiceFaults(of) => model(of, |model, n| model.service_faults = n),
-                Key::Waits(why) => waits.entry(*why).or_default().count = count,
+                Key::Waits(why) => waits.entry(wait_name(*why)).or_default().count = count,
                 Key::WaitMs(why) => {
-                    waits.entry(*why).or_default().seconds = ratio(count, 1000).unwrap_or(0.0);
+                    let seconds = ratio(count, 1000).unwrap_or(0.0);
+                    waits.entry(wait_name(*why)).or_default().seconds = seconds;
                 }
                 _ => {}
             }

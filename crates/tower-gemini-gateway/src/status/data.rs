@@ -1,6 +1,6 @@
 //! The data of `/status.json`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower_gemini::cost::Cost;
 use tower_gemini::model_fallback::{self, CircuitState};
@@ -35,6 +35,7 @@ pub struct Status {
     pub quotas: Vec<Quota>,
     pub circuits: Vec<Circuit>,
     pub spending: Vec<Spending>,
+    pub budgets: Vec<Budget>,
     pub callers: Vec<Caller>,
     pub stored: Option<Stored>,
     pub alerts: Option<Alerts>,
@@ -54,6 +55,7 @@ impl Status {
             quotas: Vec::new(),
             circuits: Vec::new(),
             spending: Vec::new(),
+            budgets: Vec::new(),
             callers: Vec::new(),
             stored: None,
             alerts: None,
@@ -90,6 +92,7 @@ pub struct Load {
 pub struct Quota {
     pub project: String,
     pub model: String,
+    pub upstream: Option<String>,
     pub waiting_calls: usize,
     pub limits: Vec<QuotaLimit>,
 }
@@ -101,6 +104,14 @@ pub struct Caller {
     pub name: String,
     pub requests_in_flight: usize,
     pub limits: Vec<QuotaLimit>,
+    pub spending: Vec<Spending>,
+}
+
+/// What an upstream was paid of its budget.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the module documents each field")]
+pub struct Budget {
+    pub upstream: String,
     pub spending: Vec<Spending>,
 }
 
@@ -120,6 +131,7 @@ impl From<&QuotaUsage> for Quota {
         Self {
             project: redact(usage.key.project.as_str()).into_owned(),
             model: redact(usage.key.model.as_str()).into_owned(),
+            upstream: usage.key.upstream.as_ref().map(|at| at.name.clone()),
             waiting_calls: usage.waiting,
             limits: QuotaLimit::all(usage),
         }
@@ -178,6 +190,7 @@ impl Circuit {
 #[allow(missing_docs, reason = "the module documents each field")]
 pub struct Spending {
     pub period: String,
+    pub began_unix_seconds: i64,
     pub spent: Cost,
     pub reserved_at_most_microusd: Option<u64>,
     pub cap_microusd: Option<u64>,
@@ -190,6 +203,7 @@ impl From<&Spent> for Spending {
         let certain = spent.caps.get(CapDimension::MoneyCertain);
         Self {
             period: spent.period.clone(),
+            began_unix_seconds: spent.began_unix,
             spent: spent.settled.cost(),
             reserved_at_most_microusd: spent.reserved.cost().at_most_microusd,
             cap_microusd: spent.caps.get(CapDimension::MoneyAtMost).or(certain),
@@ -212,7 +226,7 @@ pub(crate) fn nearest_cap(spent: &Spent) -> Option<(String, f64)> {
 }
 
 /// The responses of disconnected clients.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the module documents each field")]
 pub struct Stored {
     pub in_progress: u64,

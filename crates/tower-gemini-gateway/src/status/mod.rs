@@ -40,6 +40,7 @@
 //! | `quotas` | [Quota](#quota) for each project and model |
 //! | `circuits` | [Circuit](#circuit) for each target that has failed |
 //! | `spending` | [Spending](#spending) for each period |
+//! | `budgets` | [Budget](#budget) for each upstream that has one |
 //! | `callers` | [Caller](#caller) for each token that has called |
 //! | `stored` | [Stored](#stored), `null` if storing is off |
 //! | `alerts` | [Alerts](#alerts), `null` without `alerts.webhook` |
@@ -141,6 +142,7 @@
 //! | --- | --- |
 //! | `project` | a name, or a fingerprint of the key |
 //! | `model` | whose quota it is |
+//! | `upstream` | its name; `null` where there is but one way |
 //! | `waiting_calls` | calls in the FIFO wait queue |
 //! | `limits` | [Limit](#limit) |
 //!
@@ -177,11 +179,19 @@
 //! | field | value |
 //! | --- | --- |
 //! | `period` | `hour`, `day` … |
+//! | `began_unix_seconds` | when it began |
 //! | `spent` | [Cost](#cost) |
 //! | `reserved_at_most_microusd` | what running attempts may add |
 //! | `cap_microusd` | the cap |
 //! | `images` | delivered images |
 //! | `rejected_attempts` | attempts that were not sent because of the cap |
+//!
+//! ## Budget
+//!
+//! | field | value |
+//! | --- | --- |
+//! | `upstream` | its name |
+//! | `spending` | [Spending](#spending) for each of its periods |
 //!
 //! ## Stored
 //!
@@ -209,5 +219,7 @@ mod page;
 mod tests;
 
 pub(crate) use data::nearest_cap;
-pub use data::{Alerts, Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
+pub use data::{
+    Alerts, Budget, Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored,
+};
 pub use page::{csp, page};

@@ -84,7 +84,7 @@
       tile("Median duration", seconds(hour.call_seconds_p50 ?? day.call_seconds_p50), "95\u00a0% within " + seconds(hour.call_seconds_p95 ?? day.call_seconds_p95)),
       tile("Images, last day", number(day.images), number(day.drafts) + " drafts removed"),
       tile("Per image, last day", cost(day.cost_per_image), "failed attempts included"),
-      tile("Spent, last day", cost(day.cost), cost(total.cost) + " since the start"),
+      tile("Spent, last day", cost(day.cost), cost(total.cost) + " in total"),
     ];
   };
 
@@ -195,8 +195,8 @@
         cell((part >= MARK ? "⚠ " : "") + percent(part)),
         h("td", { class: "n quiet" }, text(taken) + " of " + text(limit)));
     };
-    const waiting = [[of.waiting_for_place, "requests for a place"], [of.waiting_for_memory, "requests for memory"], [of.responses_waiting_for_memory, "responses for memory"]]
-      .filter(([count]) => count > 0).map(([count, what]) => number(count) + " " + what);
+    const waiting = [[of.waiting_for_place, "request", "for a place"], [of.waiting_for_memory, "request", "for memory"], [of.responses_waiting_for_memory, "response", "for memory"]]
+      .filter(([count]) => count > 0).map(([count, what, why]) => number(count) + " " + what + (count === 1 ? " " : "s ") + why);
     return [
       h("table", { class: "meters" }, h("tbody", {}, meter("Requests", of.requests, of.requests_limit, number), meter("Memory", of.memory_bytes, of.memory_limit_bytes, bytes))),
       note(waiting.length > 0 ? "Waiting: " + waiting.join(", ") + "; at most " + number(of.waiting_limit) + " requests may." : "Nobody waits for a place or for memory."),
@@ -222,13 +222,16 @@
   const money = (s) => {
     const windows = [["Hour", s.last_hour], ["24 hours", s.last_day], ["Total", s.total]];
     const day = s.last_day;
-    const caps = s.spending.filter((one) => one.cap_microusd !== null).map((one) => {
+    const cap = (what, one) => {
       const part = (micro) => share(micro ?? 0, one.cap_microusd);
       const spent = part(one.spent.at_most_microusd ?? one.spent.at_least_microusd);
-      return [h("h3", {}, "Cap per " + one.period + " ", quiet(cost(one.spent) + " of " + usd(one.cap_microusd)
+      const per = one.period === "total" ? what + " in total" : what + " per " + one.period;
+      return [h("h3", {}, per + " ", quiet(cost(one.spent) + " of " + usd(one.cap_microusd)
         + (one.rejected_attempts > 0 ? "; " + number(one.rejected_attempts) + " attempts were not sent" : ""))),
-        bar(level(spent), spent, part(one.reserved_at_most_microusd), true, percent(spent) + " of the cap per " + one.period + " spent")];
-    });
+        bar(level(spent), spent, part(one.reserved_at_most_microusd), true, percent(spent) + " spent: " + per)];
+    };
+    const caps = s.spending.filter((one) => one.cap_microusd !== null).map((one) => cap("Cap", one))
+      .concat(s.budgets.map((of) => of.spending.filter((one) => one.cap_microusd !== null).map((one) => cap("Budget of " + of.upstream, one))));
     return [
       table("", ["Window", "Cost", "Images", "Per image"], windows.map(([name, window]) =>
         h("tr", {}, h("th", { scope: "row" }, name), cell(cost(window.cost)), cell(number(window.images)), cell(cost(window.cost_per_image))))),

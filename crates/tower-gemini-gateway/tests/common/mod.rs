@@ -149,14 +149,19 @@ impl Gateway {
 
     /// `/status.json`.
     pub(crate) async fn status(&self) -> Value {
-        let mut stream = TcpStream::connect(&self.addr).await.unwrap();
-        let get = "GET /status.json HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        stream.write_all(get.as_bytes()).await.unwrap();
-        let mut all = String::new();
-        stream.read_to_string(&mut all).await.unwrap();
-        let body = &all[all.find('{').unwrap_or(0)..=all.rfind('}').unwrap_or(0)];
-        serde_json::from_str(body).unwrap_or_default()
+        status(&self.addr).await
     }
+}
+
+/// `/status.json` of the gateway at this address.
+pub(crate) async fn status(addr: &str) -> Value {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let get = "GET /status.json HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(get.as_bytes()).await.unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    let body = &all[all.find('{').unwrap_or(0)..=all.rfind('}').unwrap_or(0)];
+    serde_json::from_str(body).unwrap_or_default()
 }
 
 /// A bounded wait for another process.

@@ -243,8 +243,13 @@ impl AttemptBody {
     }
 
     /// The upstream that a fallback sends the attempt to; `None` where it goes to the caller's own.
-    pub(crate) fn upstream(&self) -> Option<&Arc<UpstreamId>> {
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Arc<UpstreamId>> {
         self.payload.context.upstream.as_ref()
+    }
+
+    pub(crate) fn retry(&self) -> &RetryOverride {
+        &self.payload.context.retry
     }
 
     /// The body as the client sends it.

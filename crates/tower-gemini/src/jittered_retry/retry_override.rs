@@ -15,6 +15,7 @@ pub struct RetryOverride {
     policy: Option<Arc<RetryPolicy>>,
     attempts: Option<u32>,
     has_elsewhere: bool,
+    has_other_account: bool,
     comes_back: Option<Box<Before>>,
 }
 
@@ -47,6 +48,16 @@ impl RetryOverride {
 
     pub(crate) fn has_elsewhere(&self) -> bool {
         self.has_elsewhere
+    }
+
+    /// Another account can be asked at once.
+    pub(crate) fn other_account(mut self, has_other_account: bool) -> Self {
+        self.has_other_account |= has_other_account;
+        self
+    }
+
+    pub(crate) fn has_other_account(&self) -> bool {
+        self.has_other_account
     }
 
     /// A fallback outside comes back for resends that have long to wait, and for all of them where

@@ -3,12 +3,15 @@
 use std::any::Any;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{BoxError, Error};
 use crate::trail::{Step, StopReason};
 use tower_gemini_core::verdict::Outcome;
 
 /// The outcome of a call for its client, all attempts together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CallOutcome {
     /// The outcome of its last attempt.

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) per_call: Caps,
     pub(super) reserve_by: ReserveBy,
     pub(super) falls_back: bool,
+    /// The account at a service whose budget this is.
+    pub(super) of_account: Option<Arc<str>>,
     pub(super) plan: Option<MakePlan>,
     pub(super) catalog: Option<Arc<Catalog>>,
     /// Made anew with every change of the layer; shared by every service made of it.
@@ -101,6 +103,7 @@ impl SpendingLayer {
             per_call: Caps::none(),
             reserve_by: ReserveBy::WorstCase { drafts: None },
             falls_back: false,
+            of_account: None,
             plan: None,
             catalog: None,
             gate: SpendGate::new(Arc::new(SystemClock), account),
@@ -272,6 +275,18 @@ impl SpendingLayer {
         self
     }
 
+    /// Makes this the budget of an account at a service, which refusals name so: a call that it
+    /// refuses goes on to the targets of other accounts, and to no other model of this one. Only
+    /// where there is no such target does a call wait for what running attempts have reserved.
+    /// Default: the caps hold wherever a call goes.
+    ///
+    /// Attempts for other accounts are not to pass this layer.
+    #[must_use]
+    pub fn of_account(mut self, name: &str) -> Self {
+        self.shared.of_account = Some(name.into());
+        self
+    }
+
     /// Plans each call, so that one whose worst case exceeds its caps is refused before its first
     /// byte, and not at its third attempt.
     #[must_use]
@@ -323,18 +338,11 @@ impl SpendingLayer {
     ) -> Result<(), ConfigError> {
         let mut seen = HashSet::new();
         for (model, size) in models {
-            let mut call = Call::unrecognised();
-            (call.model, call.size) = (Some(model.clone()), size);
-            (call.verb, call.wants_image, call.images) = (Verb::Generate, true, 1);
-            let price = self.shared.price(&call);
+            let price = self.price(&model, size);
             if price == u64::MAX || !seen.insert((model.clone(), size)) {
                 continue;
             }
-            let price = SpendAmounts {
-                certain_microusd: price,
-                at_most_microusd: price,
-                ..SpendAmounts::NONE
-            };
+            let price = SpendAmounts::from_cost(Cost::exactly(price));
             let per_call = self.shared.per_call.exceeded_by(price);
             let per_call = per_call.map(|(dimension, cap)| ("call".to_owned(), dimension, cap));
             let below =
@@ -351,6 +359,36 @@ impl SpendingLayer {
             }
         }
         Ok(())
+    }
+
+    /// What is reserved for an image of this model.
+    fn price(&self, model: &ModelId, size: Option<ImageSize>) -> u64 {
+        let mut call = Call::unrecognised();
+        (call.model, call.size) = (Some(model.clone()), size);
+        (call.verb, call.wants_image, call.images) = (Verb::Generate, true, 1);
+        self.shared.price(&call)
+    }
+
+    /// Whether what is spent so far, as last heard, leaves room for a 1K image of this model in
+    /// every period. What running attempts have reserved is not counted: it may come to less.
+    ///
+    /// ```
+    /// use tower_gemini::SpendingLayer;
+    /// use tower_gemini::call::ModelId;
+    /// use tower_gemini::spending::Caps;
+    ///
+    /// // The worst case of an image is $1.58.
+    /// let pro = ModelId::new("gemini-3-pro-image");
+    /// for (usd, has_room) in [(1.0, false), (2.0, true)] {
+    ///     let budget = SpendingLayer::new().per_day(Caps::none().at_most_usd(usd));
+    ///     assert_eq!(budget.has_room_for(&pro), has_room);
+    /// }
+    /// ```
+    #[must_use]
+    pub fn has_room_for(&self, model: &ModelId) -> bool {
+        let price = SpendAmounts::from_cost(Cost::exactly(self.price(model, None)));
+        let has_room = |spent: &Spent| spent.caps.exceeded_by(spent.settled.plus(price)).is_none();
+        self.spent().iter().all(has_room)
     }
 
     /// Returns what each period came to so far, of all services of this layer. With a store, of all

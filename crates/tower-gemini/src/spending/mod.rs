@@ -57,7 +57,8 @@
 //! While only the reservations of running attempts block a call, it **waits** in a FIFO queue, up to
 //! its deadline (600 s without one). When what is spent blocks it, it is refused at once. A cap never
 //! moves a call to another model, unless
-//! [`fall_back_when_capped`](SpendingLayer::fall_back_when_capped) says so.
+//! [`fall_back_when_capped`](SpendingLayer::fall_back_when_capped) says so. A layer
+//! [`of_account`](SpendingLayer::of_account) moves it to another account.
 //!
 //! Money has two caps: what surely was paid, and what was or may have been. The second is the one
 //! that protects a budget. A cap below the price of one attempt lets nothing through:
@@ -91,6 +92,7 @@
 //! | reserved | the worst case, with the drafts that the catalogue knows of | ours: a cap is a hard limit |
 //! | periods | the day | ours: an account without caps is still readable |
 //! | zone of days and months | Pacific | Google's quota days begin there (Gemini API documentation, rate limits, 2026-07) |
+//! | whose caps | of everything that passes; no account's own | ours |
 //! | store | none; 2 s to answer; refused while it fails | ours: a cap is a promise |
 //! | time reserved, and the longest wait | the call's deadline, at most 600 s | the longest limit of [`AttemptTimeout`](crate::AttemptTimeout) |
 //!

@@ -93,7 +93,12 @@ impl<S: AttemptService> Spending<S> {
             Ok(amounts) => amounts,
             Err(reached) => return Box::pin(ready(Ok(asker.refuse(&reached)))),
         };
-        let deadline = asker.asked_at + Duration::from_millis(amounts.wall_ms);
+        // A budget of one account keeps no call from another that can take it now.
+        let patience = match asker.shared.of_account {
+            Some(_) if request.body().retry().has_other_account() => Duration::ZERO,
+            _ => Duration::from_millis(amounts.wall_ms),
+        };
+        let deadline = asker.asked_at + patience;
         if let Some(account) = asker.shared.account.clone() {
             let mut inner = take_ready(&mut self.inner);
             return Box::pin(async move {
@@ -224,23 +229,34 @@ impl Asker {
         // fault, and none should rest for it. A cheaper model may stay within a cap on money, if the
         // caller wants another one; caps on attempts and time hold for every model.
         let elsewhere = self.shared.falls_back && reached.dimension.is_money();
+        let mut metadata = json!({
+            "dimension": reached.dimension.as_str(),
+            "period": reached.period.as_deref().unwrap_or("call"),
+            "cap": reached.cap.to_string(),
+        });
+        if let Some(name) = self.shared.of_account.as_deref() {
+            metadata["account"] = json!(name);
+        }
         let refusal = Refusal {
             status: match reached.wait {
                 Some(_) => StatusCode::TOO_MANY_REQUESTS,
                 None => StatusCode::PAYMENT_REQUIRED,
             },
             word: "RESOURCE_EXHAUSTED",
-            message: format!("Not sent: {reached}."),
+            message: match &self.shared.of_account {
+                Some(name) => format!("Not sent: of the budget of {name}, {reached}."),
+                None => format!("Not sent: {reached}."),
+            },
             reason: "SPENDING_CAP",
-            metadata: json!({
-                "dimension": reached.dimension.as_str(),
-                "period": reached.period.as_deref().unwrap_or("call"),
-                "cap": reached.cap.to_string(),
-            }),
+            metadata,
             details: reached.wait.map(retry_info).into_iter().collect(),
         };
         let hint = reached.wait.map(|wait| WaitHint::new(wait, WaitSource::QuotaResetDelay));
         let verdict = refusal.verdict(Outcome::NotSent, hint, elsewhere);
+        let verdict = match self.shared.of_account {
+            Some(_) => verdict.of_account(),
+            None => verdict,
+        };
         refusal.into_response(verdict, self.call, &self.state)
     }
 }

@@ -74,6 +74,8 @@ pub(super) struct Visit {
     more_targets: bool,
     /// So could smaller sizes of it.
     more_sizes: bool,
+    /// So could targets that another account pays for.
+    more_accounts: bool,
 }
 
 /// A circle of successors in a catalogue ends here.
@@ -225,6 +227,7 @@ impl<'a> Walk<'a> {
             || leg.target.max_attempts().is_some()
             || by_size.is_some_and(|ladder| visit.more_sizes || ladder.sets_retries());
         let elsewhere = visit.more_targets || visit.more_sizes;
+        let own = own.other_account(visit.more_accounts);
         if self.settings.waits_after(&own) && !is_set {
             return own.elsewhere(elsewhere).comes_back(std::mem::take(&mut visit.before));
         }
@@ -367,11 +370,15 @@ impl<'a> Walk<'a> {
             // In the call's state: a ladder outside makes several walks of one call.
             self.template.state().visit(&self.identity(&at));
         }
-        let (mut more_targets, mut more_sizes) = (false, false);
+        let (mut more_targets, mut more_sizes, mut more_accounts) = (false, false, false);
+        let account = |leg: usize| self.legs[leg].target.account();
         let mut queue = std::mem::take(&mut self.queue);
         for next in &mut queue {
+            let is_other = account(next.leg) != account(at.leg);
             let found = if next.leg == at.leg { &mut more_sizes } else { &mut more_targets };
-            *found = *found || self.could_visit(next, now);
+            if (!*found || (is_other && !more_accounts)) && self.could_visit(next, now) {
+                (*found, more_accounts) = (true, more_accounts || is_other);
+            }
         }
         self.queue = queue;
         let (size, target) = (at.size, &self.legs[at.leg].target);
@@ -386,7 +393,8 @@ impl<'a> Walk<'a> {
         let why = back.map_or(WaitReason::Cooldown, |back| back.why);
         let before = at.come_back.map(|at| at.go()).unwrap_or_default();
         let leg = at.leg;
-        let visit = Visit { label, leg, size, guard, before, why, more_targets, more_sizes };
+        let visit =
+            Visit { label, leg, size, guard, before, why, more_targets, more_sizes, more_accounts };
         Some(Next { rewrite, visit })
     }
 

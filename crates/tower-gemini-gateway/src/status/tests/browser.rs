@@ -1,6 +1,7 @@
 //! The page in a real, headless browser: it is drawn under its policy, updated, and safe from markup
-//! in values.
+//! in values. With UPDATE_DOCS=1 the picture of the guide, `docs/status.png`, is made anew.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -106,6 +107,38 @@ async fn browse(browser: &Path, profile: &Path, arguments: &[String]) -> String 
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A picture with a palette, which is a fourth as long: its 256 most frequent colours, the nearest
+/// of them for each other one.
+fn with_palette(png: &[u8]) -> Vec<u8> {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut pixels).unwrap();
+    let pixels = pixels[..frame.buffer_size()].chunks(frame.color_type.samples());
+    let pixels: Vec<[u8; 3]> = pixels.map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    let mut counts = BTreeMap::<_, usize>::new();
+    pixels.iter().for_each(|colour| *counts.entry(*colour).or_default() += 1);
+    let mut palette: Vec<_> = counts.keys().copied().collect();
+    palette.sort_by_key(|colour| std::cmp::Reverse(counts[colour]));
+    palette.truncate(256);
+    let distance = |a: &[u8; 3], b: &[u8; 3]| -> u32 {
+        a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2)).sum()
+    };
+    let nearest = |colour: &[u8; 3]| {
+        let index = (0..palette.len()).min_by_key(|at| distance(&palette[*at], colour)).unwrap();
+        u8::try_from(index).unwrap()
+    };
+    let known: BTreeMap<_, _> = counts.keys().map(|colour| (*colour, nearest(colour))).collect();
+    let indices: Vec<u8> = pixels.iter().map(|colour| known[colour]).collect();
+    let mut short = Vec::new();
+    let mut encoder = png::Encoder::new(&mut short, frame.width, frame.height);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_palette(palette.concat());
+    encoder.set_filter(png::Filter::NoFilter);
+    encoder.set_compression(png::Compression::High);
+    encoder.write_header().unwrap().write_image_data(&indices).unwrap();
+    short
+}
+
 /// The elements of a dumped page, without attributes and text.
 fn elements(dom: &str) -> Vec<&str> {
     let body = dom.split("<body").nth(1).unwrap_or_default();
@@ -124,6 +157,7 @@ fn the_page_is_drawn_by_a_browser_and_no_value_becomes_markup() {
     std::fs::create_dir_all(&shots).unwrap();
     let profile = std::env::temp_dir().join(format!("status-page-{}", std::process::id()));
     let mut status = sample::status();
+    let of_guide = status.clone();
     status.upstream = "upstream.example <b>&amp;".to_owned();
     let harmless = hostile("harmless");
     let hostile = HOSTILE.map(|text| (text, hostile(text)));
@@ -165,6 +199,22 @@ fn the_page_is_drawn_by_a_browser_and_no_value_becomes_markup() {
                 let is_picture = png.starts_with(b"\x89PNG") && png.len() > 20_000;
                 assert!(is_picture, "{}", shot.display());
             }
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/status.png");
+            let (port, _) = serve(&of_guide).await;
+            // As far as the latest calls.
+            let arguments = [
+                format!("--screenshot={picture}"),
+                "--window-size=1280,1636".to_owned(),
+                "--blink-settings=preferredColorScheme=1".to_owned(),
+                budget.clone(),
+                format!("http://127.0.0.1:{port}/status"),
+            ];
+            browse(&browser, &profile, &arguments).await;
+            let short = with_palette(&std::fs::read(picture).unwrap());
+            assert!(short.len() < 200_000, "too long for a page: {}", short.len());
+            std::fs::write(picture, short).unwrap();
         }
         for width in [360, 390, 760, 1280] {
             let dom = dump(format!("http://127.0.0.1:{port}/measured"), width).await;

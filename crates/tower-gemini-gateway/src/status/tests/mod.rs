@@ -22,7 +22,7 @@ use tower_gemini::{CallOptions, GeminiStack, ModelFallbackLayer, ObserveLayer};
 use tower_gemini_sim::{Fault, Sim};
 
 use self::sample::in_paused_time;
-use super::{Circuit, Quota, QuotaLimit, Spending, Status, csp, page};
+use super::{Budget, Circuit, Quota, QuotaLimit, Spending, Status, csp, page};
 use crate::stats::Stats;
 
 /// A status in which every text from outside is this one.
@@ -72,6 +72,7 @@ fn hostile(text: &str) -> Status {
     status.quotas = vec![Quota {
         project: text.to_owned(),
         model: text.to_owned(),
+        upstream: Some(text.to_owned()),
         waiting_calls: 1,
         limits: vec![limit],
     }];
@@ -84,12 +85,14 @@ fn hostile(text: &str) -> Status {
     }];
     status.spending = vec![Spending {
         period: text.to_owned(),
+        began_unix_seconds: 0,
         spent: Cost::UNKNOWN,
         reserved_at_most_microusd: None,
         cap_microusd: Some(0),
         images: 0,
         rejected_attempts: 1,
     }];
+    status.budgets = vec![Budget { upstream: text.to_owned(), spending: status.spending.clone() }];
     status
 }
 
@@ -128,6 +131,7 @@ fn the_json_has_exactly_the_documented_fields() {
         ("Limit", "/quotas/0/limits/0"),
         ("Circuit", "/circuits/0"),
         ("Spending", "/spending/0"),
+        ("Budget", "/budgets/0"),
         ("Caller", "/callers/0"),
         ("Load", "/load"),
         ("Stored", "/stored"),

@@ -21,7 +21,7 @@ use tower_gemini::verdict::Outcome;
 use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_sim::{Fault, Latency, Refusal, Shape, Sim};
 
-use super::super::{Alerts, Caller, Circuit, Load, Quota, Spending, Status, Stored};
+use super::super::{Alerts, Budget, Caller, Circuit, Load, Quota, Spending, Status, Stored};
 use crate::stats::{HealthTargets, Stats};
 
 /// 2026-11-24T08:20:00Z, twenty minutes into the quota's day; the last call is before it ends.
@@ -122,12 +122,31 @@ pub(super) fn status() -> Status {
         status.circuits = circuits.iter().map(|circuit| Circuit::new(circuit, now)).collect();
         status.spending = vec![Spending {
             period: "day".to_owned(),
+            began_unix_seconds: 1_795_507_200,
             spent: status.report.last_day.cost,
             reserved_at_most_microusd: Some(720_000),
             cap_microusd: Some(120_000_000),
             images: status.report.last_day.images,
             rejected_attempts: 0,
         }];
+        // The first is used up but for a part of an image.
+        let budget = |upstream: &str, part: u64, left: u64| {
+            let Cost { at_least_microusd, at_most_microusd } = status.report.last_day.cost;
+            let spent = Cost {
+                at_least_microusd: at_least_microusd * part / 10,
+                at_most_microusd: at_most_microusd.map(|most| most * part / 10),
+            };
+            let spending = Spending {
+                spent,
+                reserved_at_most_microusd: Some(0),
+                cap_microusd: spent.at_most_microusd.map(|most| most + left),
+                images: status.report.last_day.images * part / 10,
+                rejected_attempts: if part < 5 { 17 } else { 0 },
+                ..status.spending[0].clone()
+            };
+            Budget { upstream: upstream.to_owned(), spending: vec![spending] }
+        };
+        status.budgets = vec![budget("studio-a", 3, 120_000), budget("studio-b", 7, 45_000_000)];
         status.callers = vec![Caller {
             name: "design-team".to_owned(),
             requests_in_flight: 3,
