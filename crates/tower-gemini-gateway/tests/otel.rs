@@ -81,7 +81,7 @@ fn image_with_id(n: usize, id: &str) -> Response<Body> {
 async fn gateway(upstream: &str, otel: &str) -> Gateway {
     let config = format!(
         "[[upstream]]\nname = \"relay\"\nkind = \"gemini\"\nbase_url = \"{upstream}\"\n[retry]\n\
-         policy = \"exponential_1s_x2\"\n[otel]\n{otel}"
+         policy = \"openai_python\"\n[otel]\n{otel}"
     );
     Gateway::new(&Config::parse(&config, "gateway.toml").unwrap()).await.unwrap()
 }

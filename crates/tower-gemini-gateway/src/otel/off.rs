@@ -14,10 +14,11 @@ pub(crate) struct Otel;
 
 impl Otel {
     pub(crate) fn build(
-        _: &config::Otel,
-        _: impl Fn(&str) -> Option<String>,
+        config: &config::Otel,
+        env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        Ok(Self)
+        // There are none without an endpoint.
+        config.headers(env).map(|_| Self)
     }
 
     pub(crate) fn mark(&self, _: &Call, _: (&Catalog, &[Upstream]), _: &mut Extensions) {}
