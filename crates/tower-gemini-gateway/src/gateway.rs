@@ -128,8 +128,8 @@ impl Gateway {
     }
 
     /// Takes another configuration for the requests to come. Requests in flight end with the one
-    /// they began with; changes of `[server]`, `[keep]`, `[quota]`, `[spending]` and `[log]` need a
-    /// new gateway.
+    /// they began with; changes of `[server]`, `[keep]`, `[quota]`, `[spending]`, `[otel]` and
+    /// `[log]` need a new gateway.
     ///
     /// # Errors
     ///
@@ -192,8 +192,8 @@ impl Gateway {
     }
 
     /// Waits, for `within` at most, for the calls whose clients disconnected, and saves stored
-    /// responses to `keep.dir` and thought signatures to `signatures.file`, and closes the state
-    /// directory. Call it after the server has stopped. `false` where something that was or may have been paid for is lost.
+    /// responses to `keep.dir` and thought signatures to `signatures.file`, closes the state
+    /// directory, and exports the last spans. Call it after the server has stopped. `false` where something that was or may have been paid for is lost.
     pub async fn finish(&self, within: Duration) -> bool {
         let snapshot = self.snapshot();
         #[cfg(feature = "jobs")]
@@ -216,6 +216,7 @@ impl Gateway {
         let gateway = snapshot.clone();
         let _ = tokio::task::spawn_blocking(move || save_figures(&gateway)).await;
         snapshot.state().close();
+        snapshot.otel().finish().await;
         whole
     }
 

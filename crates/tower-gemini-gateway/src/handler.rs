@@ -238,6 +238,7 @@ async fn generate(
         false if streams => stacks.stream.clone(),
         false => stacks.whole.clone(),
     };
+    gateway.trace(&call, &mut parts.extensions);
     let settings = &gateway.config().responses;
     let heartbeat = settings.heartbeat.filter(|_| !streams && !call.is_continuation);
     let strips = settings.strip_drafts && streams && call.wants_image && !call.is_continuation;
@@ -327,6 +328,7 @@ async fn send(
     if resends > 0 {
         options = options.maybe_charged_resends(resends);
     }
+    let options = gateway.otel().begin(&mut request, options);
     request.extensions_mut().insert(options);
     let now = SystemClock.now();
     let mut told = RetryHeaders::default();
@@ -420,18 +422,21 @@ async fn collect(mut body: Body) -> Result<Bytes, Rejection> {
 /// The head of a translated request: nothing of OpenAI's own.
 fn headers_for_gemini(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
-    // `x-sim-call` ties attempts together in a simulator's ledger, and means nothing to Google.
+    // `x-sim-call` ties attempts together in a simulator's ledger, and means nothing to Google. The
+    // trace belongs to the caller.
     let names = [
         USER_AGENT,
         wire::SERVER_TIMEOUT,
         wire::READ_TIMEOUT,
         wire::RETRY_COUNT,
         wire::IDEMPOTENCY_KEY,
+        HeaderName::from_static("traceparent"),
+        HeaderName::from_static("tracestate"),
         HeaderName::from_static("x-sim-call"),
     ];
     for name in names {
-        if let Some(value) = headers.get(&name) {
-            kept.insert(name, value.clone());
+        for value in headers.get_all(&name) {
+            kept.append(&name, value.clone());
         }
     }
     kept.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -13,7 +13,7 @@
 //! | `handler`, `wire`, `transform`, `heartbeat`, `mask`, `responses`, `report` | handle one request |
 //! | [`stats`] | counts calls and says what the counts mean |
 //! | [`explain`], `doctor`, `cost` | say what a response means, what is wrong with a setup, what a volume costs |
-//! | `pages`, [`status`], `log`, `alerts` | report the state of the gateway |
+//! | `pages`, [`status`], `log`, `alerts`, `otel` | report the state of the gateway |
 //!
 //! [`start`] runs one on a socket of its own inside another program; [`app`] is the whole program.
 
@@ -50,6 +50,11 @@ mod memory;
 mod observations;
 #[cfg(test)]
 mod ops_tests;
+#[cfg(feature = "otel")]
+mod otel;
+#[cfg(not(feature = "otel"))]
+#[path = "otel/off.rs"]
+mod otel;
 mod outbound;
 mod pages;
 mod presets;

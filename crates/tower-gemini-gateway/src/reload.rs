@@ -157,6 +157,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("quota of [[upstream]]", quotas(old) != quotas(new)),
         ("budget of [[upstream]]", budgets(old) != budgets(new)),
         ("[spending]", old.spending != new.spending),
+        ("[otel]", old.otel != new.otel),
         ("[log]", old.log != new.log),
     ]
     .into_iter()

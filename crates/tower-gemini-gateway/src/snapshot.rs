@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tower_gemini::call::{ImageSize, ModelId};
+use http::Extensions;
+use tower::util::MapRequest;
+use tower_gemini::call::{Call, ImageSize, ModelId};
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::cost::Cost;
@@ -28,6 +30,7 @@ use crate::door::Door;
 use crate::mask::{self, Secrets};
 use crate::memory;
 use crate::observations::ObservationFile;
+use crate::otel::{self, Otel};
 use crate::outbound;
 use crate::queue::Queue;
 use crate::stacks::{Layers, RouteLayers, Stacks};
@@ -51,6 +54,7 @@ pub(crate) struct Snapshot {
     stopping: Arc<AtomicBool>,
     door: Arc<Door>,
     alerts: Alerts,
+    otel: Otel,
 }
 
 /// The upstream that calls are addressed to, and the stacks over it and its pool.
@@ -112,6 +116,10 @@ impl Snapshot {
         };
         let upstreams = upstreams(config, env)?;
         let alerts = Alerts::build(&config.alerts, before.map(|before| &before.alerts), env)?;
+        let otel = match before {
+            Some(before) => before.otel.clone(),
+            None => Otel::build(&config.otel, env)?,
+        };
         let catalog = config.read_catalog()?;
         for upstream in upstreams.iter().filter(|upstream| upstream.is_unencrypted()) {
             tracing::warn!(
@@ -156,6 +164,7 @@ impl Snapshot {
                 responses: &config.responses,
             };
             let client = outbound::ByAddress::new(own, &clients);
+            let client = MapRequest::new(client, otel::propagate);
             let stacks = Arc::new(layers.stacks(route, &state, client));
             Some(Route { upstream: upstream.clone(), stacks })
         };
@@ -184,6 +193,7 @@ impl Snapshot {
             stopping,
             door,
             alerts,
+            otel,
         })
     }
 
@@ -258,6 +268,15 @@ impl Snapshot {
 
     pub(crate) fn alerts(&self) -> &Alerts {
         &self.alerts
+    }
+
+    pub(crate) fn otel(&self) -> &Otel {
+        &self.otel
+    }
+
+    /// Marks a request that generates something, to be traced.
+    pub(crate) fn trace(&self, call: &Call, extensions: &mut Extensions) {
+        self.otel.mark(call, (&self.catalog, &self.upstreams), extensions);
     }
 
     /// What no fallback may give up.

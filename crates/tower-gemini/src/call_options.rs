@@ -12,6 +12,7 @@ use crate::call_memory::CallMemory;
 use crate::call_state::{CallState, severity};
 use crate::error::Error;
 use crate::jittered_retry::RetryOverride;
+use crate::observe::{CallObserver, OwnObserver};
 use crate::trail::Trail;
 
 /// Per-call options, set in the request's extensions and read by
@@ -41,6 +42,7 @@ pub struct CallOptions {
     pub(crate) is_idempotent: bool,
     pub(crate) handle: Option<CallHandle>,
     pub(crate) memory: Option<Arc<dyn CallMemory>>,
+    pub(crate) observer: Option<OwnObserver>,
 }
 
 impl CallOptions {
@@ -122,6 +124,15 @@ impl CallOptions {
     #[must_use]
     pub fn memory(mut self, memory: Arc<dyn CallMemory>) -> Self {
         self.memory = Some(memory);
+        self
+    }
+
+    /// Reports this call to an observer of its own, after those of
+    /// [`ObserveLayer`](crate::ObserveLayer): for what knows the request, such as a span below its
+    /// caller's. Without that layer it changes nothing. Default: none.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn CallObserver>) -> Self {
+        self.observer = Some(OwnObserver(observer));
         self
     }
 

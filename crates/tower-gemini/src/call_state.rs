@@ -21,7 +21,7 @@ use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 use crate::call_memory::CallMemory;
 use crate::error::Error;
 use crate::jittered_retry::ComeBack;
-use crate::trail::{AttemptId, Step, Trail};
+use crate::trail::{AttemptId, ResponseFacts, Step, Trail};
 
 /// The state of one call. O(1) to clone; the clones share it.
 #[derive(Clone)]
@@ -170,6 +170,8 @@ pub(crate) struct AttemptEnd<'a> {
     pub(crate) usage: Option<&'a Usage>,
     /// How many images it held, drafts included, where it was read to its end.
     pub(crate) images: Option<u32>,
+    /// What it says of itself.
+    pub(crate) facts: Option<&'a ResponseFacts>,
     pub(crate) cost: Cost,
 }
 
@@ -640,6 +642,9 @@ impl Attempt {
         if let Some(entry) = entry {
             if let Some(images) = end.images.filter(|&images| images > 0) {
                 entry.count_images(images);
+            }
+            if let Some(facts) = end.facts {
+                entry.describe(facts);
             }
             entry.close();
         }

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::cost::Cost;
+use tower_gemini_core::scan::Answer;
 use tower_gemini_core::target::{Degradation, Unfit, UpstreamId};
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
@@ -347,9 +348,46 @@ pub struct Attempt {
     /// its end was not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<u32>,
+    /// What its response says of itself. `None` if its end was not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Box<ResponseFacts>>,
     /// From dispatch to the end of the response, in the runtime's time.
     #[serde(rename = "took_ms", serialize_with = "as_millis")]
     pub took: Duration,
+}
+
+/// What a response says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ResponseFacts {
+    /// The model that responded: `modelVersion` (or `model`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// `responseId` (or `id`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The finish reason of its first candidate, as spelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    /// The tokens of the request, where it counts any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// The billable tokens of the response, thoughts included, where it counts any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+}
+
+impl ResponseFacts {
+    pub(crate) fn from_answer(answer: &Answer) -> Self {
+        let usage = answer.usage.as_ref();
+        Self {
+            model: answer.model_version.clone(),
+            id: answer.response_id.clone(),
+            finish_reason: answer.finish_reason.clone(),
+            input_tokens: usage.map(|usage| usage.prompt),
+            output_tokens: usage.map(|usage| usage.candidates.saturating_add(usage.thoughts)),
+        }
+    }
 }
 
 /// The entry of an attempt in a trail, to record its end in.
@@ -410,6 +448,7 @@ impl Trail {
             quota: QuotaCharge::Maybe,
             cost: Cost::UNKNOWN,
             images: None,
+            response: None,
             took: Duration::ZERO,
         };
         for observer in self.observers() {
@@ -513,6 +552,11 @@ impl AttemptId {
     /// Records how many images the response held, drafts included.
     pub fn count_images(&self, images: u32) {
         self.update(|attempt| attempt.images = Some(images));
+    }
+
+    /// Records what the response said of itself.
+    pub(crate) fn describe(&self, response: &ResponseFacts) {
+        self.update(|attempt| attempt.response = Some(Box::new(response.clone())));
     }
 
     /// Nothing more will be known of the attempt: reports it to the trail's observers.

@@ -8,7 +8,7 @@ use http::Uri;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{BaseUrl, Check, ConfigError, Span, ensure, read_secret};
+use super::{BaseUrl, Check, ConfigError, Span, ensure, read_secret, via_http};
 
 section! { pub(crate) Alerts {
     webhook: Option<WebhookUrl> = None,
@@ -137,10 +137,7 @@ impl Alerts {
         let what = "alerts.status_feed has nobody to tell";
         let has_receiver = sources > 0 || self.status_feed.is_none();
         check(ensure(has_receiver, "alerts.status_feed", what, "write alerts.webhook"));
-        let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
-        let what = "alerts.proxy is reached by http:// only";
-        let is_right = self.proxy.as_ref().is_none_or(is_http);
-        check(ensure(is_right, "alerts.proxy", what, "write proxy = \"http://host:port\""));
+        check(via_http("alerts.proxy", self.proxy.as_ref()));
         // What lasts would be repeated at every look.
         let is_long = self.repeat_every.0 >= Duration::from_secs(60);
         let what = "alerts.repeat_every is too short";

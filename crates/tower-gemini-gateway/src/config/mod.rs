@@ -35,6 +35,7 @@ mod alerts;
 mod error;
 mod fallback;
 mod jobs;
+mod otel;
 mod peak;
 mod renamed;
 mod upstream;
@@ -44,6 +45,7 @@ pub(crate) use self::alerts::{AlertKind, Alerts, WebhookUrl};
 pub use self::error::{ConfigError, ConfigProblem};
 pub(crate) use self::fallback::{Fallback, FallbackOrder};
 pub(crate) use self::jobs::{JobPlaces, Jobs};
+pub(crate) use self::otel::Otel;
 pub(crate) use self::peak::Peak;
 pub(crate) use self::upstream::{Upstream, UpstreamKind};
 pub(crate) use self::values::{BaseUrl, Size, Span, StoreUrl};
@@ -74,6 +76,7 @@ section! {
         catalog: CatalogFile = CatalogFile::default(),
         alerts: Alerts = Alerts::default(),
         jobs: Jobs = Jobs::default(),
+        otel: Otel = Otel::default(),
         log: Log = Log::default(),
     }
 }
@@ -354,6 +357,7 @@ impl Config {
         self.peak.check(self.fallback.has_models(), &mut check);
         self.alerts.check(&mut check);
         self.jobs.check(&mut check);
+        self.otel.check(&mut check);
         check(self.log.filter().map(drop));
         problems
     }
@@ -596,6 +600,13 @@ impl Log {
     }
 }
 
+/// Whether a proxy can be used: a client speaks to it without TLS.
+fn via_http(key: &str, proxy: Option<&BaseUrl>) -> Check<()> {
+    let is_http = |proxy: &BaseUrl| proxy.0.scheme_str() == Some("http");
+    let what = format!("{key} is reached by http:// only");
+    ensure(proxy.is_none_or(is_http), key, what, "write proxy = \"http://host:port\"")
+}
+
 fn known_model(catalog: &Catalog, key: &str, model: &str) -> Check<()> {
     if catalog.lookup(model).is_some() {
         return Ok(());
@@ -723,6 +734,7 @@ mod tests {
             "catalog",
             "alerts",
             "jobs",
+            "otel",
             "log",
         ] {
             let error = toml::from_str::<Config>(&format!("[{section}]\n__ = 1\n"))
@@ -764,9 +776,11 @@ mod tests {
                 }
                 continue;
             }
-            if live.starts_with("[alerts]") {
+            if live.starts_with("[alerts]") || live.starts_with("[otel]") {
                 // From one place only.
-                let lines = live.lines().filter(|line| !line.starts_with("webhook_"));
+                let is_other =
+                    |line: &&str| line.starts_with("webhook_") || line.starts_with("headers_file");
+                let lines = live.lines().filter(|line| !is_other(line));
                 let live = lines.fold(String::new(), |all, line| all + line + "\n");
                 Config::parse(&live, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
                 continue;
@@ -889,6 +903,13 @@ mod tests {
             ("[alerts]\nrepeat_every = \"5s\"\n", "\"1m\" or more"),
             ("[alerts]\nstatus_feed = \"https://s/i.json\"\n", "write alerts.webhook"),
             ("[alerts]\nwebhook_env = \"A\"\nwebhook_file = \"B\"\n", "in several places"),
+            ("[otel]\nsample_ratio = 1.5\n", "write 0.0 to 1.0"),
+            ("[otel]\nservice_name = \" \"\n", "write a name"),
+            ("[otel]\nheaders_env = \"H\"\n", "write otel.endpoint"),
+            ("[otel]\nheaders_env = \"H\"\nheaders_file = \"F\"\n", "in two places"),
+            ("[otel]\nendpoint = \"collector:4318\"\n", "https://host"),
+            ("[otel]\nendpoint = \"http://u:secret@c\"\n", "an authorization header"),
+            ("[otel]\nproxy = \"https://proxy\"\n", "http://host:port"),
             ("[log]\nlevel = \"lo=u=d\"\n", "debug or trace"),
             ("[log]\nformat = \"xml\"\n", "json"),
             ("[server]\nstore = \"postgres://u:secret@db\"\n", "redis://host:6379/0"),

@@ -12,7 +12,7 @@ use super::peek::Decided;
 use super::request::and_held;
 use crate::call_state::CallState;
 use crate::error::{BoxError, Error};
-use crate::trail::Trail;
+use crate::trail::{ResponseFacts, Trail};
 use tower_gemini_core::call::{Call, Framing};
 use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
@@ -53,6 +53,8 @@ pub struct BodyEnd<'a> {
     pub usage: Option<&'a Usage>,
     /// How many images it held, drafts included; `None` where it was not read to a good end.
     pub images: Option<u32>,
+    /// What the answer says of itself; `None` where it was not read to a good end.
+    pub facts: Option<&'a ResponseFacts>,
 }
 
 /// How a body ended.
@@ -87,6 +89,7 @@ struct State {
     verdict: Verdict,
     usage: Option<Usage>,
     images: Option<u32>,
+    facts: Option<Box<ResponseFacts>>,
     /// Reads along, for facts only or for the image too. It keeps the first fault that it meets.
     scanner: Option<Box<Scanner>>,
     /// What it says, where the peek read all of it.
@@ -108,8 +111,9 @@ where
     ) -> Self {
         let Decided { verdict, held, usage, images, scanner, answer } = decided;
         let scanner = scanner.filter(|_| rest.is_some());
+        let facts = answer.as_deref().map(|answer| Box::new(ResponseFacts::from_answer(answer)));
         let guards = Vec::new();
-        let state = State { verdict, usage, images, scanner, answer, guards, ended: false };
+        let state = State { verdict, usage, images, facts, scanner, answer, guards, ended: false };
         Self { held, rest, failed: None, call, call_state, state }
     }
 
@@ -180,6 +184,11 @@ impl<B> JudgedBody<B> {
         self.state.images
     }
 
+    /// What the answer says of itself, once that is known.
+    pub(crate) fn facts(&self) -> Option<&ResponseFacts> {
+        self.state.facts.as_deref()
+    }
+
     /// Reads the answer with `scanner` from its first byte on, in place of the one that only
     /// judges. The result comes with the end of [`poll_answer`](Self::poll_answer).
     ///
@@ -231,6 +240,7 @@ impl State {
                 }
                 self.verdict = classify_answer(call, &answer);
                 self.images = Some(answer.images);
+                self.facts = Some(Box::new(ResponseFacts::from_answer(&answer)));
                 Ok(Some(answer))
             }
             Err(error) => {
@@ -263,6 +273,7 @@ impl State {
             verdict: &self.verdict,
             usage: self.usage.as_ref(),
             images: self.images,
+            facts: self.facts.as_deref(),
         };
         for guard in &mut self.guards {
             guard.on_end(&end);

@@ -23,6 +23,7 @@ use crate::error::{BoxError, Error};
 use crate::headers::for_passed_body;
 use crate::ready::take_ready;
 use crate::stage::{UpstreamBody, WireClient};
+use crate::trail::ResponseFacts;
 
 /// Judges the responses of a client. See the [module](super).
 #[derive(Debug, Clone)]
@@ -69,6 +70,7 @@ impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
             call,
             catalog: self.settings.catalog.clone(),
             end: None,
+            facts: None,
             was_sent: false,
             is_closed: false,
             attempt,
@@ -186,6 +188,7 @@ where
     };
     // Written now as it is known now; the body's end says more where there is more to come.
     log.end(body.verdict(), body.usage(), body.images());
+    log.facts = body.facts().cloned();
     // Of a response that is all here the end has nothing to add.
     if body.is_open() {
         body.guard(Box::new(log));
@@ -207,6 +210,8 @@ struct AttemptLog {
     is_closed: bool,
     /// How it ended, as far as is known.
     end: Option<(Verdict, Option<Usage>, Option<u32>, Cost)>,
+    /// What its response says of itself.
+    facts: Option<ResponseFacts>,
 }
 
 impl AttemptLog {
@@ -236,7 +241,8 @@ impl AttemptLog {
         }
         if let Some((verdict, usage, images, cost)) = &self.end {
             let (usage, images, cost) = (usage.as_ref(), *images, *cost);
-            self.attempt.close(&AttemptEnd { verdict, usage, images, cost });
+            let facts = self.facts.as_ref();
+            self.attempt.close(&AttemptEnd { verdict, usage, images, facts, cost });
         }
     }
 }
@@ -258,6 +264,7 @@ impl BodyGuard for AttemptLog {
         // more.
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
             self.end(end.verdict, end.usage, end.images);
+            self.facts = end.facts.cloned();
         }
         self.close();
     }

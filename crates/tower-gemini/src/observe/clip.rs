@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::trail::Step;
+use crate::trail::{ResponseFacts, Step};
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::target::Degradation;
@@ -47,6 +47,10 @@ pub(super) fn step(of: &Step) -> Step {
         Step::Attempt(attempt) => {
             attempt.model.iter_mut().for_each(clip_model);
             attempt.reason.iter_mut().for_each(clip_in_place);
+            for said in attempt.response.iter_mut() {
+                let ResponseFacts { model, id, finish_reason, .. } = &mut **said;
+                [model, id, finish_reason].into_iter().flatten().for_each(clip_in_place);
+            }
         }
         Step::Preferred { asked, model, .. } => {
             clip_model(asked);
@@ -62,6 +66,8 @@ pub(super) fn step(of: &Step) -> Step {
             clip_in_place(model);
             clip_in_place(successor);
         }
+        Step::Interaction { id } => clip_in_place(id),
+        Step::Fetched { said, .. } => said.iter_mut().for_each(clip_in_place),
         _ => {}
     }
     clean
@@ -102,6 +108,10 @@ mod tests {
             to: "\u{1b}[31mred".to_owned(),
             why: Verdict::not_sent().outcome(),
         });
+        let said = Some(key.to_owned());
+        let facts = ResponseFacts { model: said.clone(), id: said, ..Default::default() };
+        trail.begin_attempt(None, None).describe(&facts);
+        trail.push(Step::Interaction { id: key.to_owned() });
         let clean: Vec<_> = trail.steps().iter().map(step).collect();
         let shown = format!("{clean:?} {}", serde_json::to_string(&clean).unwrap());
         assert!(!shown.contains("sentinel") && !shown.contains('\u{1b}'), "{shown}");

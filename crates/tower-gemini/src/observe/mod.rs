@@ -146,9 +146,10 @@ pub use events::{reason_name, wait_name};
 pub use layer::{ObserveLayer, ObserveWholeLayer};
 #[cfg(feature = "metrics")]
 pub use metrics::{describe_metrics, record_circuits, record_quota};
+pub(crate) use observer::OwnObserver;
 pub use observer::{
-    CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind, attempts, cost_of, images_of,
-    is_service_fault,
+    CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind, attempts, charge_of, cost_of,
+    images_of, is_service_fault,
 };
 pub use outcome::CallOutcome;
 pub use sentence::is_under_way;

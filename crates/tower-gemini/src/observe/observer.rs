@@ -49,6 +49,16 @@ pub trait CallObserver: Send + Sync {
     fn on_end(&self, _call: &CallInfo, _end: &CallEnd<'_>) {}
 }
 
+/// The observer of one call.
+#[derive(Clone)]
+pub(crate) struct OwnObserver(pub(crate) Arc<dyn CallObserver>);
+
+impl fmt::Debug for OwnObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnObserver")
+    }
+}
+
 /// Identifies a call.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -139,8 +149,9 @@ pub fn images_of(steps: &[Step]) -> u32 {
     attempts(steps).next_back().and_then(|last| last.images).unwrap_or(1)
 }
 
-/// Returns the worst charge of all attempts.
-pub(super) fn charge_of(steps: &[Step]) -> Charge {
+/// Returns the worst charge of all attempts among steps.
+#[must_use]
+pub fn charge_of(steps: &[Step]) -> Charge {
     let severity = |charge: &Charge| match charge {
         Charge::None => 0,
         Charge::Waived => 1,

@@ -148,5 +148,6 @@ fn start<B>(shared: &Arc<Shared>, request: &mut Request<B>) -> Option<CallWatch>
     }
     let call = Call::parse(request.method(), request.uri(), request.headers(), None);
     let options = request.extensions_mut().get_or_insert_default::<CallOptions>();
-    Some(shared.start(options.trail_mut().clone(), call.generates()))
+    let own = options.observer.take();
+    Some(shared.start(options.trail_mut().clone(), call.generates(), own))
 }

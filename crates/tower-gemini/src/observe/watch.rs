@@ -8,7 +8,9 @@ use crate::trail::{Attempt, Step, Trail, TrailObserver};
 use tokio::time::Instant;
 use tower_gemini_core::catalog::Catalog;
 
-use super::observer::{CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind};
+use super::observer::{
+    CallEnd, CallId, CallInfo, CallObserver, ObservedStep, OwnObserver, SendKind,
+};
 use super::outcome::{HowEnded, outcome_of};
 use super::sentence::sentence;
 use super::{clip, events};
@@ -33,12 +35,17 @@ impl Shared {
         }
     }
 
-    pub(super) fn start(self: &Arc<Self>, trail: Trail, generates: bool) -> CallWatch {
+    pub(super) fn start(
+        self: &Arc<Self>,
+        trail: Trail,
+        generates: bool,
+        own: Option<OwnObserver>,
+    ) -> CallWatch {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let id = CallId(format!("{:04x}-{number:x}", self.prefix).into());
         let call = CallInfo { id, generates };
         let observer =
-            Arc::new(StepObserver { shared: self.clone(), call, progress: Mutex::default() });
+            Arc::new(StepObserver { shared: self.clone(), own, call, progress: Mutex::default() });
         observer.each(|one, call| one.on_start(call));
         // A trail that a caller uses twice holds the steps of the call before.
         let skip = trail.steps().len();
@@ -58,6 +65,8 @@ impl Shared {
 /// Turns each step of one call's trail into an event, metrics and what other observers make of it.
 struct StepObserver {
     shared: Arc<Shared>,
+    /// The call's own.
+    own: Option<OwnObserver>,
     call: CallInfo,
     progress: Mutex<Progress>,
 }
@@ -78,7 +87,8 @@ impl StepObserver {
     fn each(&self, notify: impl Fn(&dyn CallObserver, &CallInfo)) {
         #[cfg(feature = "metrics")]
         notify(&super::metrics::Metrics(&self.shared.catalog), &self.call);
-        self.shared.observers.iter().for_each(|one| notify(&**one, &self.call));
+        let own = self.own.iter().map(|own| &own.0);
+        self.shared.observers.iter().chain(own).for_each(|one| notify(&**one, &self.call));
     }
 }
 
@@ -157,5 +167,57 @@ impl fmt::Debug for CallWatch {
 impl Drop for CallWatch {
     fn drop(&mut self) {
         self.end(self.when_dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{CallOptions, GeminiStack, ObserveLayer, WireBody};
+
+    /// Keeps what each call's attempts said of themselves.
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<(String, Vec<Attempt>)>>);
+
+    impl CallObserver for Seen {
+        fn on_end(&self, call: &CallInfo, end: &CallEnd<'_>) {
+            let attempts = super::super::observer::attempts(&end.steps()).cloned().collect();
+            self.0.lock().unwrap().push((call.id.to_string(), attempts));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_reported_to_its_own_observer_and_no_other_call_is() {
+        let said = r#"{"candidates":[{"content":{"parts":[{"text":"no"}]},"finishReason":"IMAGE_OTHER"}],"modelVersion":"m-001","responseId":"r1","usageMetadata":{"promptTokenCount":5,"candidatesTokenCount":7,"thoughtsTokenCount":2,"totalTokenCount":14}}"#;
+        let whole = (":generateContent", said.to_owned());
+        let stream = (":streamGenerateContent?alt=sse", format!("data: {said}\r\n\r\n"));
+        for (verb, body) in [whole, stream] {
+            let client = service_fn(move |_: Request<WireBody>| {
+                let body = Full::new(Bytes::from(body.clone()));
+                std::future::ready(Ok::<_, std::io::Error>(Response::new(body)))
+            });
+            let (own, all) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
+            let layer = ObserveLayer::new().observer(all.clone());
+            let gemini = GeminiStack::new().observe(layer).raw(client);
+            for options in [CallOptions::new().observer(own.clone()), CallOptions::new()] {
+                let path = format!("/v1beta/models/gemini-3-pro-image{verb}");
+                let mut request = Request::post(path).body(Full::<Bytes>::default()).unwrap();
+                request.extensions_mut().insert(options);
+                let response = gemini.clone().oneshot(request).await.unwrap();
+                let _ = response.into_body().collect().await;
+            }
+            let (own, all) = (own.0.lock().unwrap(), all.0.lock().unwrap());
+            assert_eq!((own.len(), all.len()), (1, 2), "{verb}");
+            assert_eq!(own[0].0, all[0].0);
+            let said = own[0].1[0].response.as_deref().unwrap();
+            assert_eq!((said.model.as_deref(), said.id.as_deref()), (Some("m-001"), Some("r1")));
+            assert_eq!(said.finish_reason.as_deref(), Some("IMAGE_OTHER"));
+            assert_eq!((said.input_tokens, said.output_tokens), (Some(5), Some(9)));
+        }
     }
 }
