@@ -93,7 +93,8 @@ struct Metadata {
 impl Line<'_> {
     /// The key that its request had.
     pub(crate) fn key(&self) -> Option<&str> {
-        self.key.as_deref().or(self.metadata.as_ref()?.key.as_deref())
+        let in_metadata = || self.metadata.as_ref()?.key.as_deref();
+        self.key.as_deref().or_else(in_metadata)
     }
 }
 
