@@ -181,7 +181,7 @@ pub fn cost_of(catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<
 ///
 /// let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
 /// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
-/// let served = ServedBy::default().named("gemini-nano-banana-2.1");
+/// let served = ServedBy::new().named("gemini-nano-banana-2.1");
 /// let cost = cost_served(Catalog::builtin(), &call, &served, &Verdict::delivering(), None);
 /// assert!(cost.contains(33_600) && cost.at_least_microusd < 134_000);
 /// ```
@@ -205,7 +205,7 @@ pub fn cost_on(
     verdict: &Verdict,
     usage: Option<&Usage>,
 ) -> Cost {
-    served_on(platform, catalog, call, &ServedBy::default(), verdict, usage)
+    served_on(platform, catalog, call, &ServedBy::new(), verdict, usage)
 }
 
 fn served_on(
@@ -334,7 +334,7 @@ pub fn worst_case_on(
     call: &Call,
     drafts: Option<u32>,
 ) -> Cost {
-    let cost = Bill::of_each(platform, catalog, call, &ServedBy::default(), |bill| {
+    let cost = Bill::of_each(platform, catalog, call, &ServedBy::new(), |bill| {
         let known = bill.model.drafts_at_most;
         let bill = bill.as_drawn(if known == 0 { 0 } else { drafts.unwrap_or(known) });
         bill.uncounted_image().or_free()
@@ -830,7 +830,7 @@ mod tests {
     }
 
     fn served(model: &str, tier: Option<ServiceTier>) -> ServedBy {
-        ServedBy { tier, ..ServedBy::default() }.named(model)
+        ServedBy { tier, ..ServedBy::new() }.named(model)
     }
 
     /// An image of Nano Banana 2.1 that came for a call to Pro was reported at Pro's price.
@@ -866,7 +866,7 @@ mod tests {
         let cost = |served: &ServedBy| {
             cost_served(Catalog::builtin(), &call, served, &Verdict::delivering(), None)
         };
-        let silent = cost(&ServedBy::default());
+        let silent = cost(&ServedBy::new());
         assert!(silent.contains(38_700) && silent.contains(67_200), "{silent}");
         let own = cost(&served("gemini-2.5-flash-image", None));
         assert!(own.contains(38_700) && !own.contains(67_200), "{own}");
@@ -1052,7 +1052,7 @@ mod tests {
             let bill = full * percent / 100 / 1_000_000;
             // A living model is not replaced in silence.
             let is_silent = Catalog::builtin().lookup(asked).unwrap().retired.is_some();
-            let mut served = ServedBy::default();
+            let mut served = ServedBy::new();
             if names_model || (!is_silent && asked != by) {
                 served = served.named(&format!("models/{by}-001"));
             }

@@ -18,7 +18,7 @@ use crate::size::strip_model_prefix;
 ///
 /// let uri = Uri::from_static("/v1beta/models/gemini-2.5-flash-image:generateContent");
 /// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
-/// let served = ServedBy::default().named("gemini-3.1-flash-image");
+/// let served = ServedBy::new().named("gemini-3.1-flash-image");
 /// let other = served.in_place_of(Catalog::builtin(), &call).unwrap();
 /// assert_eq!(other.as_str(), "gemini-3.1-flash-image");
 /// ```
@@ -32,6 +32,12 @@ pub struct ServedBy {
 }
 
 impl ServedBy {
+    /// Of a response that names neither.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { model: None, tier: None }
+    }
+
     /// What the head of a response says: the Gemini API names the tier in `x-gemini-service-tier`.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Self {
@@ -93,12 +99,12 @@ mod tests {
             ("gemini-3-pro-image-preview", Some("gemini-3-pro-image-preview")),
             ("gemini-4-image", Some("gemini-4-image")),
         ] {
-            let found = ServedBy::default().named(served).in_place_of(Catalog::builtin(), &call);
+            let found = ServedBy::new().named(served).in_place_of(Catalog::builtin(), &call);
             assert_eq!(found.as_ref().map(ModelId::as_str), other, "{served}");
         }
         let unknown = Uri::from_static("/v1beta/models/house-banana:generateContent");
         let unknown = Call::parse(&Method::POST, &unknown, &HeaderMap::new(), None);
-        let served = ServedBy::default().named("gemini-3-pro-image");
+        let served = ServedBy::new().named("gemini-3-pro-image");
         assert_eq!(served.in_place_of(Catalog::builtin(), &unknown), None, "it may be its name");
     }
 

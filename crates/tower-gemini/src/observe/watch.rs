@@ -11,7 +11,7 @@ use tower_gemini_core::catalog::Catalog;
 use super::observer::{CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind};
 use super::outcome::{HowEnded, outcome_of};
 use super::sentence::sentence;
-use super::{clip, events};
+use super::{clip, events, model_label};
 
 /// What all calls of a layer share.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ impl StepObserver {
 
     fn each(&self, notify: impl Fn(&dyn CallObserver, &CallInfo)) {
         #[cfg(feature = "metrics")]
-        notify(&super::metrics::Metrics(&self.shared.catalog), &self.call);
+        notify(&super::metrics::Metrics, &self.call);
         self.shared.observers.iter().for_each(|one| notify(&**one, &self.call));
     }
 }
@@ -106,7 +106,9 @@ impl TrailObserver for StepObserver {
         let Progress { sent, last, .. } = progress.clone();
         drop(progress);
         events::step(self.call.id.as_str(), sent, last.as_ref(), &clean);
-        let observed = ObservedStep { step: &clean, attempt: sent };
+        let responder = clean.as_attempt().and_then(Attempt::responder);
+        let model = model_label(&self.shared.catalog, responder);
+        let observed = ObservedStep { step: &clean, attempt: sent, model };
         self.each(|one, call| one.on_step(call, &observed));
     }
 }
