@@ -19,7 +19,7 @@
 //! let response = br#"{"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "QUJD"}}]}, "finishReason": "STOP"}]}"#;
 //! let (status, response) = gemini.translator.response(StatusCode::OK, response, 1_700_000_000);
 //! assert_eq!(status, 200);
-//! assert_eq!(response, r#"{"created":1700000000,"data":[{"b64_json":"QUJD"}],"output_format":"png"}"#);
+//! assert_eq!(response, r#"{"created":1700000000,"data":[{"b64_json":"QUJD"}],"output_format":"png","model":"nano-banana-pro"}"#);
 //! # Ok::<(), tower_gemini_openai::OpenAiError>(())
 //! ```
 //!
