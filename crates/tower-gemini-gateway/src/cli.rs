@@ -147,7 +147,7 @@ pub(crate) enum Command {
     PrintConfig,
     Explain(ExplainArgs),
     Doctor { config: Option<PathBuf>, args: DoctorArgs },
-    Cost(CostArgs),
+    Cost { config: Option<PathBuf>, args: CostArgs },
     Completions(CompletionShell),
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
         Some(SubCommand::Completions { shell }) => Command::Completions(shell),
-        Some(SubCommand::Cost(args)) => Command::Cost(args),
+        Some(SubCommand::Cost(args)) => Command::Cost { config: cli.config, args },
         Some(SubCommand::Doctor(args)) => Command::Doctor { config: cli.config, args },
         Some(SubCommand::Explain(args)) => Command::Explain(args),
         Some(SubCommand::Serve(after)) => Command::Serve {
