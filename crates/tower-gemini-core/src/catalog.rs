@@ -442,8 +442,8 @@ impl Catalog {
     }
 
     /// Returns the model that a response names: as [`lookup`](Self::lookup), also with a version or
-    /// a date behind the name (`-001`, `@002`, `-06-2026`). A single digit may be another generation,
-    /// and a word another model: those are not taken for a version.
+    /// a date behind the name (`-001`, `@002`, `-06-2026`). A single digit may be another
+    /// generation, and a word another model: those are not taken for a version.
     ///
     /// ```
     /// use tower_gemini_core::catalog::Catalog;

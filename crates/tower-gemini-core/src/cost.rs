@@ -432,8 +432,8 @@ impl<'a> Bill<'a> {
                 Cost { at_least_microusd: 0, at_most_microusd: most.map(|(a, b)| a.max(b)) }
             }
             (_, Some(usage)) => self.counted_tokens(usage),
-            // A refusal made no image that could be billed; thoughts and input may be. Anything else
-            // may have made one.
+            // A refusal made no image that could be billed; thoughts and input may be. Anything
+            // else may have made one.
             (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => {
                 self.uncounted_non_image()
             }

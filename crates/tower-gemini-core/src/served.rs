@@ -7,10 +7,10 @@ use crate::catalog::Catalog;
 use crate::scan::Answer;
 use crate::size::strip_model_prefix;
 
-/// The model and the service tier that a response names. They decide its price, and not the request:
-/// Google sends calls to a retired model on to its successor (Gemini API changelog, 2026-10-08) and
-/// serves a priority request as standard (Gemini API documentation, priority inference, 2026-08),
-/// both without a word.
+/// The model and the service tier that a response names. They decide its price, and not the
+/// request: Google sends calls to a retired model on to its successor (Gemini API changelog,
+/// 2026-10-08) and serves a priority request as standard (Gemini API documentation, priority
+/// inference, 2026-08), both without a word.
 ///
 /// ```
 /// use http::{HeaderMap, Method, Uri};

@@ -52,9 +52,9 @@
 //! # Responses
 //!
 //! The response holds every final image in order and no draft: in `message.images` (chat) or `data`
-//! (images). Each says the `size` that was drawn (`1024x768`), read from the image's own header, and the
-//! response the `model` that drew it; the images API has the `size` that all of its images share beside
-//! `data` too. `finish_reason` is `stop`, `length` or `content_filter`; Gemini's own value is in
+//! (images). Each says the `size` that was drawn (`1024x768`), read from the image's own header, and
+//! the response the `model` that drew it; the images API has the `size` that all of its images share
+//! beside `data` too. `finish_reason` is `stop`, `length` or `content_filter`; Gemini's own value is in
 //! `native_finish_reason`, and the service's explanation in `refusal`. The images API reports a
 //! refusal as a 400: it was charged, and no client retries a 400. Errors are objects, keep their
 //! status and Google's details, and contain no keys.

@@ -14,8 +14,8 @@ const CHOICE: &[u8] = br#""choices":[{"index":0"#;
 /// into one, as they are read, one after the other.
 ///
 /// `data` or `choices` holds the elements of all, and `usage` the sums. What else stands behind the
-/// elements (`size`, `model`) is left out where it is not the same in all. Nothing is held but the few
-/// bytes around the elements.
+/// elements (`size`, `model`) is left out where it is not the same in all. Nothing is held but the
+/// few bytes around the elements.
 ///
 /// ```
 /// use bytes::Bytes;

@@ -611,8 +611,8 @@ impl Attempt {
         }
     }
 
-    /// Writes down which model and tier the response says it was served by, where they are not those
-    /// that were asked for.
+    /// Writes down which model and tier the response says it was served by, where they are not
+    /// those that were asked for.
     pub(crate) fn served_by(&self, model: Option<ModelId>, tier: Option<ServiceTier>) {
         if (&model, tier) != (&None, None)
             && let Some(entry) = self.with(|slot| slot.entry.clone()).flatten()

@@ -71,7 +71,8 @@ enum Basis {
     AtMost,
 }
 
-/// Runs the subcommand by the prices of a catalogue. The result is the exit code: 0, or 2 where the arguments make no sense.
+/// Runs the subcommand by the prices of a catalogue. The result is the exit code: 0, or 2 where the
+/// arguments make no sense.
 pub(crate) fn run(
     args: &CostArgs,
     catalog: &Catalog,

@@ -56,7 +56,8 @@ impl Prices {
         self.rows.iter().any(|row| row.platform == *platform)
     }
 
-    /// An image of a model by its [`canonical`] id, in millionths of a dollar; a price of the size goes before one of every size.
+    /// An image of a model by its [`canonical`] id, in millionths of a dollar; a price of the size
+    /// goes before one of every size.
     pub(super) fn image(&self, platform: &Platform, model: &str, size: ImageSize) -> Option<u64> {
         let of = |wanted: Option<ImageSize>| {
             let is_meant =
