@@ -215,6 +215,8 @@ fn call(model: &str, size: ImageSize, tier: Tier) -> Option<Call> {
     let uri: Uri = format!("/v1beta/models/{model}:generateContent").parse().ok()?;
     let mut call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
     call.size = Some(size);
+    // A name says nothing of a model that only the user's catalogue has.
+    (call.wants_image, call.images) = (true, 1);
     call.tier = match tier {
         Tier::Standard | Tier::Batch => ServiceTier::Standard,
         Tier::Flex => ServiceTier::Flex,
