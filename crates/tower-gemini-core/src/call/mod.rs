@@ -204,8 +204,8 @@ impl ServiceTier {
             .unwrap_or(("", name));
         let is = |known: &&str| name.eq_ignore_ascii_case(known);
         match Self::named(word) {
-            _ if UNSAID.iter().any(|known| is(known)) => None,
-            Self::Standard if !STANDARD.iter().any(|known| is(known)) => Some(Self::Other),
+            _ if UNSAID.iter().any(is) => None,
+            Self::Standard if !STANDARD.iter().any(is) => Some(Self::Other),
             tier => Some(tier),
         }
     }
