@@ -29,6 +29,7 @@ mod peak_router;
 mod ready;
 mod resends;
 mod secrets;
+mod served_by;
 mod shapes;
 mod signatures_history;
 mod spending_caps;

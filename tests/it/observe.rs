@@ -239,7 +239,9 @@ fn step_name(step: &Step) -> String {
 }
 
 /// All fields that there are.
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 23] = [
+    "asked",
+    "tier",
     "target",
     "level",
     "message",

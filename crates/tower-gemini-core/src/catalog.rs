@@ -441,6 +441,46 @@ impl Catalog {
         })
     }
 
+    /// Returns the model that a response names: as [`lookup`](Self::lookup), also with a version or
+    /// a date behind the name (`-001`, `@002`, `-06-2026`). A single digit may be another
+    /// generation, and a word another model: those are not taken for a version.
+    ///
+    /// ```
+    /// use tower_gemini_core::catalog::Catalog;
+    ///
+    /// let id = |name| Catalog::builtin().lookup_version(name).map(|model| model.id.as_str());
+    /// assert_eq!(id("gemini-3-pro-image-001"), Some("gemini-3-pro-image"));
+    /// assert_eq!(id("gemini-3-pro-image-preview-11-2025"), Some("gemini-3-pro-image-preview"));
+    /// assert_eq!(id("gemini-3-pro-image-2"), None);
+    /// assert_eq!(id("gemini-3-pro-image-ultra"), None);
+    /// ```
+    #[must_use]
+    pub fn lookup_version(&self, name: &str) -> Option<&Model> {
+        let is_number = |text: &str| {
+            (2..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let mut name = name;
+        loop {
+            if let Some(model) = self.lookup(name) {
+                return Some(model);
+            }
+            name = name.rsplit_once(['-', '@']).filter(|(_, end)| is_number(end))?.0;
+        }
+    }
+
+    /// Returns a model and, where its date of retirement is known, those that may serve its calls
+    /// in its place: its successor, and so on to the first without such a date. Google sends calls
+    /// to a retired id on without a word (Gemini API changelog, 2026-10-08); its dates are
+    /// "earliest possible", so which of them serves a call is known from the response alone.
+    pub(crate) fn may_serve<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = &'a Model> {
+        let next = |model: &&'a Model| {
+            model.retired?;
+            self.lookup(model.successor.as_deref()?)
+        };
+        // A user's catalogue may name a circle; no chain is longer than the catalogue.
+        std::iter::successors(Some(model), next).take(self.models.len().max(1))
+    }
+
     fn by_name(&self, name: &str) -> Option<&Model> {
         // Ids are lower case as a rule: the copy is only for those that are not.
         let is_upper = || name.bytes().any(|b| b.is_ascii_uppercase());

@@ -30,6 +30,7 @@ use serde::Serialize;
 use crate::call::{Call, Dialect, ImageSize, ServiceTier, Verb};
 use crate::catalog::{Catalog, Model, Platform, Price, Thinking};
 use crate::scan::Usage;
+pub use crate::served::ServedBy;
 use crate::verdict::{Charge, Outcome, Verdict};
 
 /// Money in micro-dollars (millionths of a US dollar), from at least to at most.
@@ -83,6 +84,15 @@ impl Cost {
         let Some(bound) = bound.at_most_microusd else { return self };
         let most = self.at_most_microusd.map_or(bound, |most| most.min(bound));
         Self { at_most_microusd: Some(most.max(self.at_least_microusd)), ..self }
+    }
+
+    /// Returns the smallest interval that holds both.
+    fn or(self, other: Self) -> Self {
+        let most = self.at_most_microusd.zip(other.at_most_microusd);
+        Self {
+            at_least_microusd: self.at_least_microusd.min(other.at_least_microusd),
+            at_most_microusd: most.map(|(a, b)| a.max(b)),
+        }
     }
 
     /// Whether `microusd` lies in the interval.
@@ -141,10 +151,49 @@ impl fmt::Display for Cost {
 /// that they are free and operators measured that unmarked ones are counted.
 ///
 /// A model that the catalogue does not know, or has no price of, bounds nothing from above; so does
-/// a batch, which is billed elsewhere.
+/// a batch, which is billed elsewhere. A model whose date of retirement is known may have been
+/// served by its successor: the interval holds what either costs.
+///
+/// Where the response says how it was served, [`cost_served`] is narrower, and right where this is
+/// not.
 #[must_use]
 pub fn cost_of(catalog: &Catalog, call: &Call, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
     cost_on(platform_of(call), catalog, call, verdict, usage)
+}
+
+/// Returns the same as [`cost_of`] where the response says which model and which tier it was served
+/// by: those are paid for, whatever was asked for.
+///
+/// | the response names | the price is that of |
+/// | --- | --- |
+/// | a model of the catalogue, also with a version behind its name | that model |
+/// | another model | nobody knows: from nothing, without an upper end |
+/// | no model | the model asked for, or, where its date of retirement is known, its successor |
+/// | standard, flex | standard, or half of it |
+/// | priority | 175 to 200 % of standard (Gemini API documentation, priority inference, 2026-08) |
+/// | another tier | from nothing to twice the standard price: no list names it |
+/// | no tier | the tier asked for; of flex and priority that, or standard |
+///
+/// ```
+/// use http::{HeaderMap, Method, Uri};
+/// use tower_gemini_core::{call::Call, catalog::Catalog, verdict::Verdict};
+/// use tower_gemini_core::cost::{ServedBy, cost_served};
+///
+/// let uri = Uri::from_static("/v1beta/models/gemini-3-pro-image:generateContent");
+/// let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
+/// let served = ServedBy::new().named("gemini-nano-banana-2.1");
+/// let cost = cost_served(Catalog::builtin(), &call, &served, &Verdict::delivering(), None);
+/// assert!(cost.contains(33_600) && cost.at_least_microusd < 134_000);
+/// ```
+#[must_use]
+pub fn cost_served(
+    catalog: &Catalog,
+    call: &Call,
+    served: &ServedBy,
+    verdict: &Verdict,
+    usage: Option<&Usage>,
+) -> Cost {
+    served_on(platform_of(call), catalog, call, served, verdict, usage)
 }
 
 /// Returns the same as [`cost_of`] by the price list of another platform, for instance a relay.
@@ -156,35 +205,22 @@ pub fn cost_on(
     verdict: &Verdict,
     usage: Option<&Usage>,
 ) -> Cost {
+    served_on(platform, catalog, call, &ServedBy::new(), verdict, usage)
+}
+
+fn served_on(
+    platform: &Platform,
+    catalog: &Catalog,
+    call: &Call,
+    served: &ServedBy,
+    verdict: &Verdict,
+    usage: Option<&Usage>,
+) -> Cost {
     if verdict.charge().is_surely_free() {
         return Cost::ZERO;
     }
-    let bill = match Bill::new(platform, catalog, call) {
-        Ok(bill) => bill,
-        Err(cost) => return cost,
-    };
-    let charged = verdict.charge() == Charge::Charged;
-    let cost = match (
-        verdict.outcome(),
-        usage.filter(|usage| usage.total > 0 || usage.candidates > 0 || usage.prompt > 0),
-    ) {
-        (Outcome::Image, Some(usage)) if charged => bill.counted_image(usage),
-        (Outcome::Image, None) if charged => bill.uncounted_image(),
-        // A count met before the break is of what was made by then.
-        (Outcome::Interrupted | Outcome::StreamError | Outcome::Other, Some(usage)) => {
-            let (counted, uncounted) = (bill.counted_tokens(usage), bill.uncounted_image());
-            let most = counted.at_most_microusd.zip(uncounted.at_most_microusd);
-            Cost { at_least_microusd: 0, at_most_microusd: most.map(|(a, b)| a.max(b)) }
-        }
-        (_, Some(usage)) => bill.counted_tokens(usage),
-        // A refusal made no image that could be billed; thoughts and input may be. Anything else
-        // may have made one.
-        (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => {
-            bill.uncounted_non_image()
-        }
-        (_, None) => bill.uncounted_image().or_free(),
-    };
-    bill.in_tier(cost)
+    let cost = Bill::of_each(platform, catalog, call, served, |bill| bill.cost(verdict, usage));
+    in_tier(served.tier, call.tier, cost)
 }
 
 /// Returns the list price of one attempt at a call: its final images at the size at which they are
@@ -250,10 +286,11 @@ pub fn list_price(platform: &Platform, catalog: &Catalog, call: &Call) -> Cost {
     })
 }
 
-/// What a tier makes of a standard price; priority at most.
+/// What a tier makes of a standard price; priority at most, and the standard price where no list
+/// names one.
 fn tier_price(tier: ServiceTier, microusd: u64) -> u64 {
     match tier {
-        ServiceTier::Standard => microusd,
+        ServiceTier::Standard | ServiceTier::Other => microusd,
         ServiceTier::Flex => microusd / 2,
         ServiceTier::Priority => microusd.saturating_mul(2),
     }
@@ -297,14 +334,12 @@ pub fn worst_case_on(
     call: &Call,
     drafts: Option<u32>,
 ) -> Cost {
-    match Bill::new(platform, catalog, call) {
-        Ok(bill) => {
-            let known = bill.model.drafts_at_most;
-            let bill = bill.as_drawn(if known == 0 { 0 } else { drafts.unwrap_or(known) });
-            bill.in_tier(bill.uncounted_image().or_free())
-        }
-        Err(cost) => cost,
-    }
+    let cost = Bill::of_each(platform, catalog, call, &ServedBy::new(), |bill| {
+        let known = bill.model.drafts_at_most;
+        let bill = bill.as_drawn(if known == 0 { 0 } else { drafts.unwrap_or(known) });
+        bill.uncounted_image().or_free()
+    });
+    in_tier(None, call.tier, cost)
 }
 
 fn platform_of(call: &Call) -> &'static Platform {
@@ -340,12 +375,70 @@ impl<'a> Bill<'a> {
         if call.can_be_charged() == Some(false) {
             return Err(Cost::ZERO);
         }
-        let model = call.model.as_ref().and_then(|id| catalog.lookup(id.as_str()));
-        let priced = model.and_then(|model| Some((model, model.price(platform)?)));
+        let model = call.model.as_ref().and_then(|id| catalog.lookup_version(id.as_str()));
         // A batch is billed elsewhere.
-        let (model, price) = priced.filter(|_| call.verb != Verb::Batch).ok_or(Cost::UNKNOWN)?;
+        let model = model.filter(|_| call.verb != Verb::Batch);
+        model.and_then(|model| Self::by(platform, model, call)).ok_or(Cost::UNKNOWN)
+    }
+
+    /// For a call that `model` serves, where the platform has a price of it.
+    fn by(platform: &Platform, model: &'a Model, call: &'a Call) -> Option<Self> {
+        let price = model.price(platform)?;
         let size = call.size.filter(|size| model.makes(*size));
-        Ok(Self { model, price, call, size, drafts: model.drafts_at_most })
+        Some(Self { model, price, call, size, drafts: model.drafts_at_most })
+    }
+
+    /// Returns what every model costs that may have served the call, as one interval.
+    fn of_each(
+        platform: &Platform,
+        catalog: &'a Catalog,
+        call: &'a Call,
+        served: &ServedBy,
+        cost: impl Fn(Self) -> Cost,
+    ) -> Cost {
+        let asked = Self::new(platform, catalog, call);
+        match (&served.model, asked) {
+            (_, Err(free @ Cost::ZERO)) => free,
+            (Some(_), _) if call.verb == Verb::Batch => Cost::UNKNOWN,
+            (Some(id), _) => {
+                let model = catalog.lookup_version(id.as_str());
+                let bill = model.and_then(|model| Self::by(platform, model, call));
+                bill.map_or(Cost::UNKNOWN, cost)
+            }
+            (None, Err(unknown)) => unknown,
+            // What the platform does not sell, it does not serve.
+            (None, Ok(asked)) => catalog
+                .may_serve(asked.model)
+                .filter_map(|model| Self::by(platform, model, call))
+                .map(cost)
+                .reduce(Cost::or)
+                .unwrap_or(Cost::UNKNOWN),
+        }
+    }
+
+    /// The cost in the standard tier of what may have been charged.
+    fn cost(self, verdict: &Verdict, usage: Option<&Usage>) -> Cost {
+        let charged = verdict.charge() == Charge::Charged;
+        match (
+            verdict.outcome(),
+            usage.filter(|usage| usage.total > 0 || usage.candidates > 0 || usage.prompt > 0),
+        ) {
+            (Outcome::Image, Some(usage)) if charged => self.counted_image(usage),
+            (Outcome::Image, None) if charged => self.uncounted_image(),
+            // A count met before the break is of what was made by then.
+            (Outcome::Interrupted | Outcome::StreamError | Outcome::Other, Some(usage)) => {
+                let (counted, uncounted) = (self.counted_tokens(usage), self.uncounted_image());
+                let most = counted.at_most_microusd.zip(uncounted.at_most_microusd);
+                Cost { at_least_microusd: 0, at_most_microusd: most.map(|(a, b)| a.max(b)) }
+            }
+            (_, Some(usage)) => self.counted_tokens(usage),
+            // A refusal made no image that could be billed; thoughts and input may be. Anything
+            // else may have made one.
+            (Outcome::ContentBlocked | Outcome::PromptBlocked | Outcome::OutOfTokens, None) => {
+                self.uncounted_non_image()
+            }
+            (_, None) => self.uncounted_image().or_free(),
+        }
     }
 
     fn as_drawn(self, drafts: u32) -> Self {
@@ -449,16 +542,25 @@ impl<'a> Bill<'a> {
         let images = u64::from(self.call.images.max(1));
         one.times(images.saturating_mul(1 + u64::from(self.drafts)))
     }
+}
 
-    /// Flex costs half, and what was asked as flex is never served dearer than standard; priority
-    /// costs up to twice as much and may be served as standard (Gemini API documentation,
-    /// optimization and priority inference, 2026-08).
-    fn in_tier(&self, cost: Cost) -> Cost {
-        match self.call.tier {
-            ServiceTier::Standard => cost,
-            ServiceTier::Flex => Cost { at_least_microusd: cost.at_least_microusd / 2, ..cost },
-            ServiceTier::Priority => cost.times(2),
+/// Flex costs half, and what was asked as flex is never served dearer than standard; priority costs
+/// 75 to 100 % more and may be served as standard (Gemini API documentation, optimization and
+/// priority inference, 2026-08).
+fn in_tier(served: Option<ServiceTier>, asked: ServiceTier, cost: Cost) -> Cost {
+    let least = cost.at_least_microusd;
+    match (served, asked) {
+        (Some(ServiceTier::Standard), _) | (None, ServiceTier::Standard) => cost,
+        (Some(ServiceTier::Flex), _) => Cost {
+            at_least_microusd: least / 2,
+            at_most_microusd: cost.at_most_microusd.map(|most| most.div_ceil(2)),
+        },
+        (Some(ServiceTier::Priority), _) => {
+            Cost { at_least_microusd: least.saturating_add(least / 4 * 3), ..cost.times(2) }
         }
+        (None, ServiceTier::Flex) => Cost { at_least_microusd: least / 2, ..cost },
+        (None, ServiceTier::Priority) => cost.times(2),
+        (Some(ServiceTier::Other), _) | (None, ServiceTier::Other) => cost.times(2).or_free(),
     }
 }
 
@@ -652,11 +754,12 @@ mod tests {
         ] {
             assert_eq!(most(pro, body, drafts), images + other, "{body} {drafts:?}");
         }
-        // It neither thinks nor drafts, whatever is assumed of others, and has one size.
-        let flash25 = "gemini-2.5-flash-image";
-        let other25 = 8192 * 5 / 2 + 77;
-        assert_eq!(most(flash25, "{}", Some(2)), 39_000 + other25);
-        assert_eq!(most(flash25, IN_4K, None), 39_000 + other25);
+        // It neither thinks nor drafts, and has one size; but it is retired, and what may serve its
+        // calls is dearer.
+        let (flash25, flash31) = ("gemini-2.5-flash-image", "gemini-3.1-flash-image");
+        for (body, drafts) in [("{}", Some(2)), (IN_4K, None)] {
+            assert_eq!(most(flash25, body, drafts), most(flash31, body, drafts));
+        }
         assert_eq!(worst_case(catalog, &call("gemini-99-image", "{}"), Some(0)), Cost::UNKNOWN);
     }
 
@@ -724,6 +827,51 @@ mod tests {
         );
         assert_eq!(flex, Cost { at_least_microusd: 67_000, ..standard });
         assert_eq!(priority, Cost { at_most_microusd: Some(268_800), ..standard });
+    }
+
+    fn served(model: &str, tier: Option<ServiceTier>) -> ServedBy {
+        ServedBy { tier, ..ServedBy::new() }.named(model)
+    }
+
+    /// An image of Nano Banana 2.1 that came for a call to Pro was reported at Pro's price.
+    #[test]
+    fn the_response_decides_the_price_and_not_the_request() {
+        let call = call("gemini-3-pro-image", r#"{"serviceTier":"priority"}"#);
+        let price = |model: &str, tier, verdict: &Verdict| {
+            let usage = usage(0, 1120, 0, 0);
+            cost_served(Catalog::builtin(), &call, &served(model, tier), verdict, Some(&usage))
+        };
+        let delivered = |model: &str, tier| price(model, tier, &Verdict::delivering());
+        let nano = "gemini-nano-banana-2.1";
+        let exactly = |least, most| Cost { at_least_microusd: least, at_most_microusd: Some(most) };
+        for (model, tier, expected) in [
+            (nano, ServiceTier::Standard, Cost::exactly(33_600)),
+            (nano, ServiceTier::Flex, Cost::exactly(16_800)),
+            (nano, ServiceTier::Priority, exactly(58_800, 67_200)),
+            (nano, ServiceTier::Other, Cost::up_to(67_200)),
+            ("models/gemini-3-pro-image-001", ServiceTier::Standard, exactly(134_000, 134_400)),
+        ] {
+            assert_eq!(delivered(model, Some(tier)), expected, "{model} {tier}");
+        }
+        // Nobody knows what it costs: not what the request says, and nothing from above.
+        assert_eq!(delivered("gemini-4-image", None), Cost::UNKNOWN);
+        let free = Verdict::not_sent();
+        assert_eq!(price("gemini-4-image", None, &free), Cost::ZERO);
+        assert_eq!(price("gemini-4-image", None, &Verdict::interrupted()), Cost::UNKNOWN);
+    }
+
+    #[test]
+    fn a_retired_models_price_holds_that_of_its_successor_until_the_response_names_one() {
+        let call = call("gemini-2.5-flash-image", "{}");
+        let cost = |served: &ServedBy| {
+            cost_served(Catalog::builtin(), &call, served, &Verdict::delivering(), None)
+        };
+        let silent = cost(&ServedBy::new());
+        assert!(silent.contains(38_700) && silent.contains(67_200), "{silent}");
+        let own = cost(&served("gemini-2.5-flash-image", None));
+        assert!(own.contains(38_700) && !own.contains(67_200), "{own}");
+        let other = cost(&served("gemini-3.1-flash-image", None));
+        assert!(!other.contains(38_700) && other.contains(67_200), "{other}");
     }
 
     #[test]
@@ -874,6 +1022,51 @@ mod tests {
             prop_assert!(worst_case(Catalog::builtin(), &call, None).contains(bill / 1_000_000));
             let maybe = super::cost_of(Catalog::builtin(), &call, &Verdict::interrupted(), None);
             prop_assert!(maybe.contains(bill / 1_000_000) && maybe.contains(0));
+        }
+
+        /// Whatever served the call, in whatever tier, and whether or not the response says so.
+        #[test]
+        fn the_interval_holds_the_bill_of_what_served(
+            (asked, by) in prop::sample::select(vec![
+                ("gemini-3-pro-image", "gemini-3-pro-image"),
+                ("gemini-3-pro-image-preview", "gemini-3-pro-image"),
+                ("gemini-2.5-flash-image", "gemini-3.1-flash-image"),
+                ("gemini-2.5-flash-image-preview", "gemini-3.1-flash-image"),
+                ("gemini-3-pro-image", "gemini-nano-banana-2.1"),
+            ]),
+            size in prop::sample::select(vec![ImageSize::K1, ImageSize::K2, ImageSize::K4]),
+            (tier, percent) in prop::sample::select(vec![
+                ("standard", 100_u64), ("flex", 50), ("flex", 100), ("priority", 175),
+                ("priority", 190), ("priority", 200), ("priority", 100),
+            ]),
+            (thoughts, drafts) in (0_u64..2000, 0_u64..=10),
+            (names_model, names_tier, is_counted, arrives) in any::<(bool, bool, bool, bool)>(),
+        ) {
+            let body = serde_json::json!({"serviceTier": tier, "generationConfig": {"imageConfig": {"imageSize": size.as_str()}}});
+            let call = call(asked, &body.to_string());
+            let entry = Catalog::builtin().lookup(by).unwrap();
+            let price = entry.price(&Platform::GeminiApi).unwrap();
+            let tokens = entry.tokens_per_image[&size] * (1 + drafts);
+            let full = tokens * price.image_output_microusd_per_mtok.unwrap()
+                + thoughts * price.text_output_microusd_per_mtok.unwrap();
+            let bill = full * percent / 100 / 1_000_000;
+            // A living model is not replaced in silence.
+            let is_silent = Catalog::builtin().lookup(asked).unwrap().retired.is_some();
+            let mut served = ServedBy::new();
+            if names_model || (!is_silent && asked != by) {
+                served = served.named(&format!("models/{by}-001"));
+            }
+            if names_tier {
+                let named = if percent == 100 { "standard" } else { tier };
+                served.tier = ServiceTier::served(named);
+            }
+            let counted = usage(0, tokens, 0, thoughts);
+            let verdict = if arrives { Verdict::delivering() } else { Verdict::interrupted() };
+            let cost = cost_served(Catalog::builtin(), &call, &served, &verdict, is_counted.then_some(&counted));
+            prop_assert!(cost.contains(bill), "{bill} in {cost}");
+            if is_silent || asked == by {
+                prop_assert!(worst_case(Catalog::builtin(), &call, None).contains(bill));
+            }
         }
     }
 }

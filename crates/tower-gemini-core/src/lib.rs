@@ -22,6 +22,7 @@ pub mod cost;
 mod json;
 pub mod redact;
 pub mod scan;
+mod served;
 mod size;
 pub mod target;
 pub mod verdict;

@@ -165,7 +165,10 @@ pub(crate) enum Command {
         config: Option<PathBuf>,
         args: DoctorArgs,
     },
-    Cost(CostArgs),
+    Cost {
+        config: Option<PathBuf>,
+        args: CostArgs,
+    },
     Completions(CompletionShell),
     #[cfg(feature = "jobs")]
     Jobs {
@@ -203,7 +206,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         Some(SubCommand::Completions { shell }) => Command::Completions(shell),
         #[cfg(feature = "jobs")]
         Some(SubCommand::Jobs(command)) => Command::Jobs { config: cli.config, command },
-        Some(SubCommand::Cost(args)) => Command::Cost(args),
+        Some(SubCommand::Cost(args)) => Command::Cost { config: cli.config, args },
         Some(SubCommand::Doctor(args)) => Command::Doctor { config: cli.config, args },
         Some(SubCommand::Explain(args)) => Command::Explain(args),
         Some(SubCommand::Serve(after)) => Command::Serve {

@@ -576,6 +576,7 @@ async fn a_file_of_models_adds_them_and_corrects_prices_and_dates_also_while_the
     let listed = handle(before.clone(), Instant::now(), listed).await.into_body();
     let listed = listed.collect().await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&listed).contains("house-banana"));
+    assert!(before.layers().stats.asked_models().contains("house-banana"), "by its name");
     write(110_000);
     let after = Snapshot::over(sim.service(), clock(), &config, Some(&before)).unwrap();
     assert_eq!(status(Arc::new(after)).await, 402, "it costs more than its cap now");
@@ -586,6 +587,88 @@ async fn a_file_of_models_adds_them_and_corrects_prices_and_dates_also_while_the
         std::fs::write(&path, text).unwrap();
         let error = Snapshot::over(sim.service(), clock(), &config, Some(&before)).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+// Statistics and observations knew the built-in models only: all others were one, "other".
+#[tokio::test(start_paused = true)]
+async fn a_model_that_a_reload_adds_is_counted_and_observed_by_its_name() {
+    let file = Tokens::new("");
+    let (path, seen) = (file.dir.join("models.toml"), file.dir.join("seen.csv"));
+    let toml = format!(
+        "[catalog]\nfile = \"{}\"\n[log]\nobservations = \"{}\"\n",
+        path.display(),
+        seen.display()
+    );
+    std::fs::write(&path, "").unwrap();
+    let config = Config::parse(&toml, "gateway.toml").unwrap();
+    let sim = Sim::quick([]);
+    let before = Arc::new(Snapshot::over(sim.service(), clock(), &config, None).unwrap());
+    let names = |gateway: Arc<Snapshot>| async move {
+        handle(gateway.clone(), Instant::now(), asking(0, "house-banana", "1K")).await;
+        gateway.layers().stats.asked_models().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names(before.clone()).await, ["other"]);
+    let model = "[[model]]\nid = \"house-banana\"\nfamily = \"flash\"\nimages = true\n";
+    std::fs::write(&path, model).unwrap();
+    let after = Snapshot::over(sim.service(), clock(), &config, Some(&before)).unwrap();
+    assert_eq!(names(Arc::new(after)).await, ["house-banana", "other"]);
+    let seen = std::fs::read_to_string(&seen).unwrap();
+    let models: Vec<_> = seen.lines().skip(1).map(|line| line.split(',').nth(1).unwrap()).collect();
+    assert_eq!(models, ["other", "house-banana"]);
+}
+
+// A call that the upstream sent on to another model looked like what had been asked for.
+#[tokio::test(start_paused = true)]
+async fn a_response_of_another_model_than_the_one_it_was_sent_to_says_so() {
+    let (old, new) = ("gemini-2.5-flash-image", "gemini-3.1-flash-image");
+    let toml = "[responses]\nreport_headers = true\n[fallback]\nsuccessors = true\n";
+    for (model, method, is_other) in [
+        (old, "generateContent", true),
+        (old, "streamGenerateContent?alt=sse", true),
+        (new, "generateContent", false),
+    ] {
+        let sim = Sim::quick([Fault::Rerouted { named: true }]);
+        let gateway = gateway(&sim, toml);
+        let mut request = asking(0, model, "1K");
+        *request.uri_mut() = format!("/v1beta/models/{model}:{method}").parse().unwrap();
+        let answer = handle(gateway.clone(), Instant::now(), request).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["x-gemini-model"], new, "{method}");
+        let degraded = answer.headers().get("x-gemini-degraded").map(|it| it.to_str().unwrap());
+        let expected = format!("model {old} -> {new}");
+        assert_eq!(degraded, is_other.then_some(&*expected), "{method}");
+        answer.into_body().collect().await.unwrap();
+        let report = gateway.layers().stats.report();
+        assert_eq!(report.total.degraded, u64::from(is_other));
+        assert!(gateway.layers().stats.asked_models().contains(new));
+        assert!(report.total.cost.contains(sim.totals().cost_microusd), "{}", report.total.cost);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_openais_form_says_what_was_drawn() {
+    let chat = r#"{"model":"MODEL","messages":[{"role":"user","content":"an apple"}]}"#;
+    let images = r#"{"model":"MODEL","prompt":"an apple"}"#;
+    let (old, new) = ("gemini-2.5-flash-image", "gemini-3.1-flash-image");
+    for (path, body) in [("/v1/chat/completions", chat), ("/v1/images/generations", images)] {
+        for (fault, drawn_by) in [(Fault::None, old), (Fault::Rerouted { named: true }, new)] {
+            let sim = Sim::quick([fault]);
+            let request = Request::post(path)
+                .header("authorization", "Bearer a-token-of-a-caller")
+                .header("content-type", "application/json")
+                .body(Body::from(body.replace("MODEL", old)))
+                .unwrap();
+            let answer = handle(gateway(&sim, ""), Instant::now(), request).await;
+            let is_degraded = answer.headers().contains_key("x-gemini-degraded");
+            assert_eq!((answer.status().as_u16(), is_degraded), (200, drawn_by == new), "{path}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(answer["model"], drawn_by, "{path}");
+            let image = answer.pointer("/choices/0/message/images/0").unwrap_or(&answer);
+            // The simulator's small images: a sixty-fourth of each side.
+            assert_eq!(image["size"], "16x16", "{path}");
+        }
     }
 }
 

@@ -7,9 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use tower_gemini::call::ImageSize;
-use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
-use tower_gemini::observe::{CallInfo, CallObserver, ObservedStep, model_label};
+use tower_gemini::observe::{CallInfo, CallObserver, ObservedStep};
 use tower_gemini::trail::{Attempt, Step};
 use tower_gemini::verdict::Outcome;
 use tower_gemini_sim::OBSERVATIONS_HEADER;
@@ -42,16 +41,15 @@ impl ObservationFile {
 impl CallObserver for ObservationFile {
     fn on_step(&self, call: &CallInfo, observed: &ObservedStep<'_>) {
         if let (Step::Attempt(attempt), true) = (observed.step, call.generates) {
-            self.write(&line(attempt));
+            self.write(&line(attempt, observed.model));
         }
     }
 }
 
-fn line(attempt: &Attempt) -> String {
+/// `model` is a name of the catalogue's: a model that is not in it is whatever a caller wrote.
+fn line(attempt: &Attempt, model: &str) -> String {
     let now = SystemClock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sent = now.saturating_sub(attempt.took).as_secs_f64();
-    // A model that is not in the catalogue is whatever a caller wrote.
-    let model = model_label(Catalog::builtin(), attempt.model.as_ref());
     let size = attempt.size.map_or("", ImageSize::as_str);
     let outcome = attempt.outcome.unwrap_or(Outcome::Interrupted).as_str();
     format!("{sent:.3},{model},{size},{outcome},{}\n", attempt.took.as_millis())

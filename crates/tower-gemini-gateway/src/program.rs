@@ -98,7 +98,13 @@ pub async fn app(
             print(&String::from_utf8_lossy(&cli::completions(shell)));
             return DONE;
         }
-        Ok(Command::Cost(args)) => return cost::run(&args, output, errors),
+        Ok(Command::Cost { config, args }) => {
+            let file = read_config(config.as_deref(), None);
+            return match file.and_then(|file| file.config.read_catalog()) {
+                Ok(catalog) => cost::run(&args, &catalog, output, errors),
+                Err(error) => refuse(&error),
+            };
+        }
         Ok(Command::Explain(args)) => {
             return explain::run(&args, &mut std::io::stdin().lock(), output, errors);
         }

@@ -3,7 +3,7 @@
 //! | header | says |
 //! | --- | --- |
 //! | `x-gemini-attempts` | how many requests were sent |
-//! | `x-gemini-model`, `x-gemini-size` | which model responded, and at which size, where the request named one |
+//! | `x-gemini-model`, `x-gemini-size` | which model responded, as the response says it where it does, and at which size, where the request named one |
 //! | `x-gemini-degraded` | in what the response differs from the request, where it does: `size 4K -> 2K` |
 //! | `x-gemini-upstream` | which upstream responded, where it is not the one that gets the calls |
 //! | `x-gemini-charge` | `none`, `waived`, `maybe` or `charged`: the worst of all attempts |
@@ -111,7 +111,7 @@ pub(crate) fn add(headers: &mut HeaderMap, calls: &[Reported]) {
     let attempts: Vec<_> = calls.iter().flat_map(|call| call.trail.attempts()).collect();
     set("x-gemini-attempts", &attempts.len().to_string());
     if let Some(last) = attempts.last() {
-        if let Some(model) = &last.model {
+        if let Some(model) = last.responder() {
             set("x-gemini-model", model.as_str());
         }
         if let Some(size) = last.size {

@@ -13,9 +13,9 @@ pub(crate) fn today() -> Date {
 }
 
 /// The models that Google makes images with today, in the order of the catalogue.
-pub(crate) fn current_models() -> impl Iterator<Item = &'static Model> {
+pub(crate) fn current_models(catalog: &Catalog) -> impl Iterator<Item = &Model> {
     let today = today();
-    Catalog::builtin().models().filter(move |model| {
+    catalog.models().filter(move |model| {
         model.images
             && model.vendor == "google"
             && model.family != Family::Imagen

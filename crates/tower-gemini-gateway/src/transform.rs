@@ -13,17 +13,18 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Request, Response};
+use http::{Extensions, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tower::Layer;
 use tower_gemini::CallMemory as _;
 use tower_gemini::body::{CallBody, HasVerdict};
-use tower_gemini::call::{Framing, ModelId};
+use tower_gemini::call::{Call, Framing, ImageSize, ModelId};
 use tower_gemini::error::Error;
 use tower_gemini::headers;
 use tower_gemini::scan::StreamStripper;
 use tower_gemini::target::Served;
+use tower_gemini::trail::Trail;
 use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{ResponseTranslator, StreamTranslator};
 use tower_service::Service;
@@ -92,19 +93,26 @@ where
     fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
         let transform = request.extensions_mut().remove::<Transform>();
         let memory = request.extensions_mut().remove::<Arc<ResponseMemory>>();
-        let call = request.body().call();
-        let (framing, makes_drafts) = (call.framing, call.makes_drafts());
+        let (call, trail) = (request.body().call().clone(), request.body().trail().clone());
+        let framing = call.framing;
         // What is to be sent on as it comes is not buffered.
         let limit = self.buffer_up_to.filter(|_| framing == Framing::Whole);
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut response = buffer(response.await?, limit, memory).await?;
+            let translates =
+                matches!(transform, Some(Transform::OpenAi(_) | Transform::OpenAiPart(_)));
+            if translates && !streams(response.status(), framing) {
+                // No head is out: a body that breaks can still become an error.
+                response.body_mut().read_up_to(usize::MAX, true).await?;
+            }
+            note_rerouting(response.extensions_mut(), &trail, call.size);
             if let Some(served) = response.extensions().get::<Served>().cloned() {
                 report::add_differences(response.headers_mut(), std::iter::once(&served));
             }
             match transform {
                 None => Ok(response),
-                Some(transform) => transformed(response, transform, framing, makes_drafts).await,
+                Some(transform) => Ok(transformed(response, transform, &call)),
             }
         })
     }
@@ -138,25 +146,41 @@ where
     Ok(Response::from_parts(parts, body))
 }
 
-async fn transformed<B>(
+/// Whether a response goes out as it comes.
+fn streams(status: StatusCode, framing: Framing) -> bool {
+    status.is_success() && framing != Framing::Whole
+}
+
+/// Adds the model that the response itself names, where it is not the one that it was sent to, to
+/// what is known of where it came from.
+fn note_rerouting(extensions: &mut Extensions, trail: &Trail, size: Option<ImageSize>) {
+    let attempts = trail.attempts();
+    let Some(last) = attempts.last() else { return };
+    let Some(given_up) = last.rerouting() else { return };
+    let served = extensions.remove::<Served>();
+    let mut served = served.unwrap_or_else(|| Served::new(None, size, Vec::new()));
+    served.model.clone_from(&last.served_by);
+    served.given_up.push(given_up);
+    extensions.insert(served);
+}
+
+/// A response that does not [stream](streams) has been read to its end where it is translated.
+fn transformed<B>(
     response: Response<TransformedBody<B>>,
     transform: Transform,
-    framing: Framing,
-    makes_drafts: bool,
-) -> Result<Response<TransformedBody<B>>, Error>
-where
-    B: Body<Data = Bytes, Error = Error> + Unpin,
-{
+    call: &Call,
+) -> Response<TransformedBody<B>> {
     let (mut parts, mut body) = response.into_parts();
-    let streams = parts.status.is_success() && framing != Framing::Whole;
+    let framing = call.framing;
+    let streams = streams(parts.status, framing);
     let mut length = None;
     let is_part = matches!(transform, Transform::OpenAiPart(_));
-    // A fallback may have changed the model.
+    // A fallback may have changed the model, and so may the upstream.
     let served = parts.extensions.get::<Served>().and_then(|served| served.model.clone());
     match transform.drawn_by(served.as_ref()) {
-        Transform::StripDrafts if !streams => return Ok(Response::from_parts(parts, body)),
+        Transform::StripDrafts if !streams => return Response::from_parts(parts, body),
         Transform::StripDrafts => {
-            let may_be = served.map_or(makes_drafts, |model| model.makes_drafts());
+            let may_be = served.map_or_else(|| call.makes_drafts(), |model| model.makes_drafts());
             let stripper = StreamStripper::new(framing).unmarked_drafts(may_be);
             body.change = Some(Change::Stripping(Box::new(stripper)));
         }
@@ -168,8 +192,6 @@ where
             body.blank_behind = is_part;
         }
         Transform::OpenAi(reply) | Transform::OpenAiPart(reply) => {
-            // No head is out: a body that breaks can still become an error.
-            body.read_up_to(usize::MAX, true).await?;
             let frames = body.ready.drain(..);
             let chunks: Vec<Bytes> = frames.filter_map(|frame| frame.into_data().ok()).collect();
             let whole = if let [chunk] = &*chunks { chunk.clone() } else { chunks.concat().into() };
@@ -183,7 +205,7 @@ where
         }
     }
     headers::for_changed_body(&mut parts.headers, length);
-    Ok(Response::from_parts(parts, body))
+    Response::from_parts(parts, body)
 }
 
 /// The body of a response on its way to the caller: what was read of it, and what is still to come.
@@ -407,9 +429,12 @@ mod tests {
             let served = Served::new(Some(ModelId::new(model)), None, Vec::new());
             response.extensions_mut().insert(served);
         }
-        let response = transformed(response, Transform::StripDrafts, Framing::Sse, true).await;
+        let path = "/v1beta/models/gemini-3-pro-image:streamGenerateContent?alt=sse";
+        let uri = http::Uri::from_static(path);
+        let call = Call::parse(&http::Method::POST, &uri, &http::HeaderMap::new(), None);
+        let response = transformed(response, Transform::StripDrafts, &call);
         let (mut out, mut error) = (Vec::new(), None);
-        let mut body = response.unwrap().into_body();
+        let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) => out.extend(frame.into_data().unwrap()),

@@ -188,3 +188,27 @@ async fn what_cannot_be_priced_is_refused_with_what_to_write() {
         assert!(err.contains(says), "{args:?}: {err}");
     }
 }
+
+#[tokio::test]
+async fn the_models_of_the_configurations_catalogue_are_priced() {
+    let dir = std::env::temp_dir().join(format!("gemini-cost-config-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (models, config) = (dir.join("models.toml"), dir.join("gateway.toml"));
+    let text = "[[model]]\nid = \"house-banana\"\naliases = [\"hb\"]\nfamily = \"flash\"\n\
+                images = true\nsizes = [\"1K\"]\n[[model.price]]\nplatform = \"gemini-api\"\n\
+                source = \"our list\"\nas_of = \"2026-11-01\"\n\
+                per_image_microusd = { \"1K\" = 21_000 }\n";
+    std::fs::write(&models, text).unwrap();
+    std::fs::write(&config, format!("[catalog]\nfile = {models:?}\n")).unwrap();
+    let config = format!("--config={}", config.display());
+    let rows = rows(&[&config, "--mix=hb", "--images=1000"]).await;
+    assert_eq!(rows, ["hb $0.021 $0.021 $0.021 $21.00"]);
+    let (code, out, _) = run(&[&config]).await;
+    assert!(code == 0 && out.contains("house-banana") && out.contains("our list"), "{out}");
+    let (code, _, err) = run(&["--mix=hb"]).await;
+    assert!(code == 2 && err.contains("no model \"hb\""), "{err}");
+    std::fs::write(&models, "[[model]]\nid = 1\n").unwrap();
+    let (code, _, err) = run(&[&config]).await;
+    assert!(code == 2 && err.contains("line 2 of the model catalogue"), "{err}");
+    std::fs::remove_dir_all(&dir).unwrap();
+}

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use tower_gemini_core::classify::classify_answer;
 use tower_gemini_core::redact::redact;
-use tower_gemini_core::scan::{Answer, Image};
+use tower_gemini_core::scan::{Answer, Image, dimensions_of};
 use tower_gemini_core::verdict::Outcome;
 
 use super::error::image_call;
@@ -47,6 +47,12 @@ impl<'a> ImagePart<'a> {
         }
     }
 
+    /// The size that was drawn, as OpenAI writes it (`1024x1024`): from the image's own header.
+    pub(super) fn size(&self) -> Option<String> {
+        let (width, height) = dimensions_of(&self.data)?;
+        Some(format!("{width}x{height}"))
+    }
+
     /// Makes an entry of `message.images` or `delta.images`. The client sends the signature back
     /// with it, which makes the next edit possible.
     pub(super) fn entry(&self, index: usize) -> Json<'_> {
@@ -56,7 +62,8 @@ impl<'a> ImagePart<'a> {
             ("image_url", object([("url", self.uri())])),
             ("index", (index as u64).into()),
         ];
-        object(entry.into_iter().chain(signature))
+        let size = self.size().map(|size| ("size", size.into()));
+        object(entry.into_iter().chain(size).chain(signature))
     }
 
     /// An image that core found.
@@ -233,6 +240,11 @@ impl Facts {
         self.native_reason().is_some()
     }
 
+    /// The model that drew it: the one that the response names, else the one that it was sent to.
+    pub(super) fn model<'a>(&'a self, sent_to: &'a str) -> &'a str {
+        self.answer.model_version.as_deref().unwrap_or(sent_to)
+    }
+
     /// Makes a chat completion, or a chunk of one: `kind` is its `object`.
     pub(super) fn completion<'a>(
         &'a self,
@@ -243,7 +255,7 @@ impl Facts {
         usage: Option<Json<'a>>,
     ) -> Json<'a> {
         let id = self.answer.response_id.clone();
-        let model = self.answer.model_version.as_deref().unwrap_or(requested_model);
+        let model = self.model(requested_model);
         let completion = [
             ("id", id.unwrap_or_else(|| format!("chatcmpl-{created}")).into()),
             ("object", kind.into()),

@@ -134,14 +134,14 @@ pub(super) fn translate(
         }
     }
     let settings = Settings::parse(request, &model, true)?;
-    let count = settings.count;
+    let (count, has_drafts) = (settings.count, model.has_drafts());
     let content = object([("role", "user".into()), ("parts", Json::List(parts))]);
     let body = settings.into_body(vec![("contents".into(), Json::List(vec![content]))]);
     Ok(GeminiRequest {
         path_and_query: model.path(false),
         body: body.to_bytes(capacity + 1024).into(),
         count,
-        translator: ResponseTranslator::images(as_url, model.has_drafts()),
+        translator: ResponseTranslator::images(model.name, as_url, has_drafts),
     })
 }
 

@@ -19,7 +19,7 @@
 //! let response = br#"{"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "QUJD"}}]}, "finishReason": "STOP"}]}"#;
 //! let (status, response) = gemini.translator.response(StatusCode::OK, response, 1_700_000_000);
 //! assert_eq!(status, 200);
-//! assert_eq!(response, r#"{"created":1700000000,"data":[{"b64_json":"QUJD"}],"output_format":"png"}"#);
+//! assert_eq!(response, r#"{"created":1700000000,"data":[{"b64_json":"QUJD"}],"output_format":"png","model":"nano-banana-pro"}"#);
 //! # Ok::<(), tower_gemini_openai::OpenAiError>(())
 //! ```
 //!
@@ -52,7 +52,9 @@
 //! # Responses
 //!
 //! The response holds every final image in order and no draft: in `message.images` (chat) or `data`
-//! (images). `finish_reason` is `stop`, `length` or `content_filter`; Gemini's own value is in
+//! (images). Each says the `size` that was drawn (`1024x768`), read from the image's own header, and
+//! the response the `model` that drew it; the images API has the `size` that all of its images share
+//! beside `data` too. `finish_reason` is `stop`, `length` or `content_filter`; Gemini's own value is in
 //! `native_finish_reason`, and the service's explanation in `refusal`. The images API reports a
 //! refusal as a 400: it was charged, and no client retries a 400. Errors are objects, keep their
 //! status and Google's details, and contain no keys.

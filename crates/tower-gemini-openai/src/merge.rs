@@ -13,8 +13,9 @@ const CHOICE: &[u8] = br#""choices":[{"index":0"#;
 /// Merges the translated responses to [`GeminiRequest::count`](crate::GeminiRequest::count) calls
 /// into one, as they are read, one after the other.
 ///
-/// `data` or `choices` holds the elements of all, and `usage` the sums. Nothing is held but the few
-/// bytes around the elements.
+/// `data` or `choices` holds the elements of all, and `usage` the sums. What else stands behind the
+/// elements (`size`, `model`) is left out where it is not the same in all. Nothing is held but the
+/// few bytes around the elements.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -129,6 +130,7 @@ impl ResponseMerger {
                 add(&mut sum, members);
             }
         }
+        sum.retain(|(_, value)| !matches!(value, Json::Null));
         let comma: &[u8] = if sum.is_empty() { b"" } else { b"," };
         Bytes::from([b"]", comma, &Json::Object(sum).to_bytes(512)[1..]].concat())
     }
@@ -252,7 +254,8 @@ fn as_object(end: &[u8]) -> Vec<u8> {
     [b"{", end.strip_prefix(b",").unwrap_or(end)].concat()
 }
 
-/// Adds up counts, at any depth; of anything else the first stays.
+/// Adds up counts, at any depth; a text that is not the same in both becomes null, and of anything
+/// else the first stays.
 fn add<'a>(sum: &mut Members<'a>, more: Members<'a>) {
     for (name, value) in more {
         match (sum.iter_mut().find(|(known, _)| *known == name).map(|(_, sum)| sum), value) {
@@ -262,6 +265,7 @@ fn add<'a>(sum: &mut Members<'a>, more: Members<'a>) {
                 let counts = [sum.count(), more.count()];
                 *sum = counts.into_iter().flatten().fold(0, u64::saturating_add).into();
             }
+            (Some(sum @ Json::Text(_)), more) if *sum != more => *sum = Json::Null,
             _ => {}
         }
     }
@@ -311,6 +315,14 @@ mod tests {
                 r#"{"id":"x","model":"\"choices\":[{","choices":[{"index":0,"message":{"content":"one ]}","index":0}},{"index":1,"message":{"content":"two","index":0}},{"index":2,"message":{"content":"","index":0}}],"usage":{"a":6}}"#
             );
             assert_eq!(merged(false, &images[1..2], cut), images[1], "one stays as it is");
+        }
+        let of = |size: &str| format!(r#"{{"data":[1],"size":"{size}","model":"m"}}"#);
+        let (same, other) = (of("1x1"), of("2x2"));
+        for (responses, expected) in [
+            ([&*same, &*same, &*same], r#"{"data":[1,1,1],"size":"1x1","model":"m"}"#),
+            ([&*same, &*other, &*same], r#"{"data":[1,1,1],"model":"m"}"#),
+        ] {
+            assert_eq!(merged(false, &responses, 1000), expected, "no size is that of all");
         }
         assert_eq!(
             merged(false, &["{\"data\":[1]}\n", " {\"data\":[2]}"], 1000),

@@ -25,7 +25,7 @@ pub struct ResponseTranslator(Format);
 #[derive(Debug, Clone)]
 enum Format {
     Chat { model: String, include_usage: bool, has_drafts: bool },
-    Images { as_url: bool, has_drafts: bool },
+    Images { model: String, as_url: bool, has_drafts: bool },
 }
 
 /// Bytes of a response next to its image.
@@ -37,16 +37,18 @@ impl ResponseTranslator {
         Self(Format::Chat { model, include_usage, has_drafts })
     }
 
-    pub(super) fn images(as_url: bool, has_drafts: bool) -> Self {
-        Self(Format::Images { as_url, has_drafts })
+    pub(super) fn images(model: String, as_url: bool, has_drafts: bool) -> Self {
+        Self(Format::Images { model, as_url, has_drafts })
     }
 
     /// Sets the model that drew the response, where it is not the one that was asked for: whether
-    /// its images may be drafts depends on it.
+    /// its images may be drafts depends on it, and it is named where the response names none.
     #[must_use]
     pub fn drawn_by(mut self, model: &ModelId) -> Self {
-        let (Format::Chat { has_drafts, .. } | Format::Images { has_drafts, .. }) = &mut self.0;
+        let (Format::Chat { model: name, has_drafts, .. }
+        | Format::Images { model: name, has_drafts, .. }) = &mut self.0;
         *has_drafts = model.makes_drafts();
+        model.as_str().clone_into(name);
         self
     }
 
@@ -127,7 +129,9 @@ impl ResponseTranslator {
                 completion(&facts, &text, signature, images, model, created)
             }
             (Format::Images { .. }, []) => return no_image(&facts, &text).into_parts(),
-            (Format::Images { .. }, images) => self.list(&facts, images, created),
+            (Format::Images { model, as_url, .. }, images) => {
+                list(&facts, images, facts.model(model), *as_url, created)
+            }
         };
         (StatusCode::OK, Bytes::from(translated.to_bytes(body.len() + FRAME_BYTES)))
     }
@@ -150,23 +154,6 @@ impl ResponseTranslator {
     pub fn merger(&self) -> ResponseMerger {
         ResponseMerger::new(matches!(self.0, Format::Chat { .. }))
     }
-
-    fn list<'a>(&self, facts: &Facts, images: &'a [ImagePart<'_>], created: u64) -> Json<'a> {
-        let wants_url = matches!(self.0, Format::Images { as_url: true, .. });
-        let entries = images.iter().map(|image| {
-            object([match wants_url || image.address.is_some() {
-                true => ("url", image.uri()),
-                false => ("b64_json", (*image.data).into()),
-            }])
-        });
-        let list = [("created", created.into()), ("data", Json::List(entries.collect()))];
-        // The format that came, not the requested one: the model chooses it.
-        let format = images.first().and_then(|image| image.mime.strip_prefix("image/"));
-        let format = format.filter(|format| matches!(*format, "png" | "jpeg" | "webp" | "gif"));
-        let format = format.map(|format| ("output_format", format.into()));
-        let usage = facts.images_usage().map(|usage| ("usage", usage));
-        object(list.into_iter().chain(format).chain(usage))
-    }
 }
 
 /// An image of a response.
@@ -187,10 +174,10 @@ impl std::fmt::Display for ResponseTranslator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Format::Chat { model, include_usage, has_drafts } => {
-                write!(f, "openai-chat/3 usage={include_usage} drafts={has_drafts} model={model}")
+                write!(f, "openai-chat/4 usage={include_usage} drafts={has_drafts} model={model}")
             }
-            Format::Images { as_url, has_drafts } => {
-                write!(f, "openai-images/3 url={as_url} drafts={has_drafts}")
+            Format::Images { model, as_url, has_drafts } => {
+                write!(f, "openai-images/4 url={as_url} drafts={has_drafts} model={model}")
             }
         }
     }
@@ -222,6 +209,35 @@ fn completion<'a>(
     ]);
     let choices = Json::List(vec![choice]);
     facts.completion("chat.completion", model, created, choices, facts.chat_usage())
+}
+
+fn list<'a>(
+    facts: &'a Facts,
+    images: &'a [ImagePart<'_>],
+    model: &'a str,
+    as_url: bool,
+    created: u64,
+) -> Json<'a> {
+    let sizes: Vec<_> = images.iter().map(ImagePart::size).collect();
+    let size = |size: &Option<String>| size.clone().map(|size| ("size", size.into()));
+    let entries = images.iter().zip(&sizes).map(|(image, drawn)| {
+        let file = match as_url || image.address.is_some() {
+            true => ("url", image.uri()),
+            false => ("b64_json", (*image.data).into()),
+        };
+        object([file].into_iter().chain(size(drawn)))
+    });
+    let list = [("created", created.into()), ("data", Json::List(entries.collect()))];
+    // What came, not what was asked for: the format, which the model chooses, the size, where it is
+    // that of every image, and the model.
+    let format = images.first().and_then(|image| image.mime.strip_prefix("image/"));
+    let format = format.filter(|format| matches!(*format, "png" | "jpeg" | "webp" | "gif"));
+    let format = format.map(|format| ("output_format", format.into()));
+    let is_shared = sizes.windows(2).all(|pair| pair[0] == pair[1]);
+    let size = sizes.first().filter(|_| is_shared).and_then(size);
+    let usage = facts.images_usage().map(|usage| ("usage", usage));
+    let said = format.into_iter().chain(size).chain([("model", model.into())]);
+    object(list.into_iter().chain(said).chain(usage))
 }
 
 fn no_image(facts: &Facts, text: &str) -> OpenAiError {

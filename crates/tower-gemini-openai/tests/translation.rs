@@ -960,6 +960,64 @@ fn a_whole_response_becomes_a_chat_completion() {
     );
 }
 
+/// The beginning of a PNG file of that size, in base64.
+fn png(width: u32, height: u32) -> String {
+    let mut file = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    file.extend(width.to_be_bytes().into_iter().chain(height.to_be_bytes()).chain([8, 2, 0]));
+    STANDARD.encode(file)
+}
+
+/// A degraded image looked like what was asked for: only headers said which model drew it, and how
+/// large.
+#[test]
+fn an_answer_says_what_was_drawn_and_by_which_model() {
+    let (small, large) = (png(1024, 768), png(4096, 3072));
+    let one = json!([picture(&small, json!({}))]);
+    let both = json!([picture(&small, json!({})), { "text": "and" }, picture(&large, json!({}))]);
+    let images = translator(Endpoint::ImageGenerations);
+    let (_, answer) = translated_response(&images, &gemini(one.clone(), "STOP"));
+    assert_eq!((&answer["size"], &answer["model"]), (&json!("1024x768"), &json!("m-1")));
+    let (_, answer) = translated_response(&images, &gemini(both.clone(), "STOP"));
+    let sizes: Vec<_> = answer["data"].as_array().unwrap().iter().map(|one| &one["size"]).collect();
+    assert_eq!(sizes, ["1024x768", "4096x3072"]);
+    assert_eq!(answer.get("size"), None, "no size is that of both");
+
+    let chat = translator(Endpoint::ChatCompletions);
+    let (_, answer) = translated_response(&chat, &gemini(both.clone(), "STOP"));
+    let drawn = &answer["choices"][0]["message"]["images"];
+    assert_eq!((&drawn[0]["size"], &drawn[1]["size"]), (&json!("1024x768"), &json!("4096x3072")));
+    assert_eq!(answer["model"], "m-1");
+    let told = stream(&format!("data: {}\n\n", gemini(one, "STOP")));
+    assert!(told.contains(r#""size":"1024x768""#) && told.contains(r#""model":"m-1""#), "{told}");
+
+    // A response that names no model is of the one that it was sent to.
+    let mut unnamed = gemini(both, "STOP");
+    unnamed.as_object_mut().unwrap().remove("modelVersion");
+    let flash = ModelId::new("gemini-3.1-flash-image");
+    for endpoint in [Endpoint::ImageGenerations, Endpoint::ChatCompletions] {
+        let of = |translator: &ResponseTranslator| translated_response(translator, &unnamed).1;
+        assert_eq!(of(&translator(endpoint))["model"], "gemini-3-pro-image");
+        assert_eq!(of(&translator(endpoint).drawn_by(&flash))["model"], "gemini-3.1-flash-image");
+    }
+}
+
+#[test]
+fn a_client_may_send_back_an_image_with_its_size() {
+    let (_, answer) = translated_response(
+        &translator(Endpoint::ChatCompletions),
+        &gemini(json!([picture(&png(1024, 768), json!({ "thoughtSignature": "i" }))]), "STOP"),
+    );
+    let message = answer["choices"][0]["message"].clone();
+    let more = json!({ "role": "user", "content": "bluer" });
+    let request =
+        chat(json!({ "messages": [{ "role": "user", "content": "a cat" }, message, more] }));
+    let sent = translate(Endpoint::ChatCompletions, &request).unwrap();
+    let body: Value = serde_json::from_slice(&sent.body).unwrap();
+    let image = &body["contents"][1]["parts"][0];
+    assert_eq!(image["inlineData"]["data"], json!(png(1024, 768)));
+    assert_eq!(image["thoughtSignature"], "i");
+}
+
 #[test]
 fn a_draft_after_the_image_is_not_delivered() {
     let parts = json!([picture("QUJD", json!({})), draft("RFJB")]);
@@ -1151,7 +1209,7 @@ fn a_whole_response_becomes_an_images_response() {
         "output_tokens": 1220, "output_tokens_details": { "text_tokens": 100, "image_tokens": 1120 },
         "total_tokens": 1225,
     });
-    let expected = json!({ "created": NOW, "data": [{ "b64_json": "QUJD" }], "output_format": "png", "usage": usage });
+    let expected = json!({ "created": NOW, "data": [{ "b64_json": "QUJD" }], "output_format": "png", "model": "m-1", "usage": usage });
     assert_eq!(
         translated_response(&translator(Endpoint::ImageGenerations), &answer),
         (200, expected)
@@ -1593,9 +1651,9 @@ fn a_translator_has_a_stable_name() {
     assert_eq!(
         names,
         [
-            "openai-chat/3 usage=true drafts=true model=gemini-3-pro-image",
-            "openai-images/3 url=false drafts=true",
-            "openai-images/3 url=true drafts=true",
+            "openai-chat/4 usage=true drafts=true model=gemini-3-pro-image",
+            "openai-images/4 url=false drafts=true model=gemini-3-pro-image",
+            "openai-images/4 url=true drafts=true model=gemini-3-pro-image",
         ]
     );
 }

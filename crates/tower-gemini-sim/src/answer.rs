@@ -13,7 +13,7 @@ use crate::image::{Picture, PictureCache, PictureKey};
 use crate::interactions::{Event, Interaction};
 use crate::json::{Fields, Json, obj};
 use crate::ledger::Bill;
-use crate::model::{Model, Price, Size};
+use crate::model::{Model, Price, Size, Tier};
 use crate::request::{ImageRequest, Route, signature_prefix};
 
 /// Which pictures are drawn and how responses carry them.
@@ -104,7 +104,8 @@ impl Usage {
             .collect()
     }
 
-    fn json(&self, api: Api, flex: bool) -> Json {
+    /// The tier is named where another one than standard was asked for.
+    fn json(&self, api: Api, tier: Option<Tier>) -> Json {
         let positive = |count: u64| (count > 0).then_some(count);
         obj! {
             "promptTokenCount": self.input(),
@@ -114,9 +115,9 @@ impl Usage {
             // The details leave the text out, as recorded responses do.
             "candidatesTokensDetails": positive(self.image).map(|image| Self::details(0, image)),
             "thoughtsTokenCount": positive(self.thoughts),
-            "serviceTier": (flex && api == Api::Developer).then_some("flex"),
+            "serviceTier": tier.filter(|_| api == Api::Developer).map(Tier::as_str),
             "trafficType": (api == Api::Vertex)
-                .then_some(if flex { "ON_DEMAND_FLEX" } else { "ON_DEMAND" }),
+                .then_some(tier.unwrap_or_default().traffic_type()),
         }
     }
 
@@ -206,12 +207,25 @@ pub(crate) struct Generator<'a> {
     pub(crate) model: &'static Model,
     pub(crate) asked: &'a ImageRequest,
     pub(crate) blocked_prompts_charge: bool,
+    /// The tier that it is served in.
+    pub(crate) tier: Tier,
+    /// Whether responses name the model.
+    pub(crate) names_model: bool,
 }
 
 const CAPTION: &str = "Here is the image you asked for.";
 const CAPTION_TOKENS: u64 = 8;
 
 impl Generator<'_> {
+    fn model_name(&self) -> Option<&'static str> {
+        self.names_model.then_some(self.model.id.as_str())
+    }
+
+    /// The tier, where the response names it.
+    pub(crate) fn named_tier(&self) -> Option<Tier> {
+        (self.asked.tier != Tier::Standard).then_some(self.tier)
+    }
+
     fn prompt_hash(&self) -> u64 {
         mix(self.seed ^ hash64(self.asked.prompt.as_bytes()))
     }
@@ -457,8 +471,8 @@ impl Generator<'_> {
         obj! {
             "candidates": candidate.map(|candidate| vec![candidate]),
             "promptFeedback": feedback,
-            "usageMetadata": (!content.shape.no_usage).then(|| usage.json(self.route.api, self.asked.flex)),
-            "modelVersion": self.model.id.as_str(),
+            "usageMetadata": (!content.shape.no_usage).then(|| usage.json(self.route.api, self.named_tier())),
+            "modelVersion": self.model_name(),
             "responseId": self.response_id(),
         }
     }
@@ -583,7 +597,7 @@ impl Generator<'_> {
             "choices": vec![choice],
             "created": CREATED,
             "id": self.response_id(),
-            "model": self.model.id.as_str(),
+            "model": self.model_name(),
             "object": object,
             "usage": usage,
         }
@@ -655,7 +669,7 @@ impl Generator<'_> {
         obj! {
             "id": self.interaction_id(),
             "object": "interaction",
-            "model": self.model.id.as_str(),
+            "model": self.model_name(),
             "status": status,
             "steps": steps,
             "errors": errors,

@@ -77,6 +77,17 @@ faults! {
         latency: Duration,
     } = "late" => [Self::Late { latency: Duration::from_secs(400) }];
 
+    /// A complete image response of the successor of the model asked for, and billed as the
+    /// successor's, without a word: a retired model's calls are sent on so. A model without a
+    /// successor responds itself.
+    Rerouted {
+        /// Whether the response names the model that drew it, as Google's do; gateways drop it.
+        named: bool,
+    } = "rerouted" => [true, false].map(|named| Self::Rerouted { named });
+    /// A complete image response that was served, and is billed, in the standard tier although
+    /// priority was asked for. Only the response's tier says so.
+    TierDowngraded = "tier_downgraded";
+
     // -- 429
     /// A per-minute limit: `RetryInfo`, `QuotaFailure` and the hint in the text. Waiting helps.
     RateLimitMinute {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::lock;
-use crate::model::Size;
+use crate::model::{Size, Tier};
 
 /// How much of the response's body the client read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
@@ -39,10 +39,14 @@ pub struct Record {
     pub project: Arc<str>,
     /// The model asked for, without prefixes.
     pub model: Arc<str>,
+    /// The model that worked on it, where that is another one: it is billed as that model's.
+    pub served_by: Option<Arc<str>>,
     /// The size asked for, once the request was understood.
     pub size: Option<Size>,
     /// It asked for the flex tier, which costs half.
     pub flex: bool,
+    /// The tier that it is served and billed in.
+    pub tier: Tier,
     /// The fault that was scripted or drawn.
     pub fault: Fault,
     /// What decided the response: `image`, a fault's name, or a check of the server such as
@@ -226,7 +230,7 @@ impl Bill {
         }
     }
 
-    /// The same tokens at half the price: flex and batches (ai.google.dev "Pricing", 2026-09).
+    /// The same tokens at half the price: batches (ai.google.dev "Pricing", 2026-09).
     pub(crate) fn at_half_price(self) -> Self {
         Self { cost_microusd: self.cost_microusd / 2, ..self }
     }

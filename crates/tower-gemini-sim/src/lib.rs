@@ -133,7 +133,7 @@ pub use error::{ScenarioError, SimError, SimErrorKind};
 pub use fault::{BadRequest, BatchFault, Block, Fault, Forbidden, Limit, NotFound, Refusal, Shape};
 pub use hash::hash64;
 pub use ledger::{Delivered, LedgerSnapshot, Record, Totals};
-pub use model::{Price, Size};
+pub use model::{Price, Size, Tier};
 pub use observed::{Fit, ModelFit, OBSERVATIONS_HEADER, Observation, Observations};
 pub use outage::{Each, Outages};
 pub use quota::Quota;

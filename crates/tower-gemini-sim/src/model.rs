@@ -50,6 +50,54 @@ impl Size {
     }
 }
 
+/// A service tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// That of the list prices.
+    #[default]
+    Standard,
+    /// Half the price; queues, and is shed first.
+    Flex,
+    /// Between 175 and 200 % of the price (ai.google.dev "Priority inference", 2026-08); here 180.
+    Priority,
+}
+
+impl Tier {
+    /// As `serviceTier` spells it; anything else is standard.
+    pub(crate) fn parse(name: &str) -> Self {
+        let is = |tier: &Self| name.eq_ignore_ascii_case(tier.as_str());
+        [Self::Flex, Self::Priority].into_iter().find(is).unwrap_or_default()
+    }
+
+    /// As `serviceTier` and the header of the response spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Flex => "flex",
+            Self::Priority => "priority",
+        }
+    }
+
+    /// As Vertex AI's `trafficType` spells it.
+    pub(crate) fn traffic_type(self) -> &'static str {
+        match self {
+            Self::Standard => "ON_DEMAND",
+            Self::Flex => "ON_DEMAND_FLEX",
+            Self::Priority => "ON_DEMAND_PRIORITY",
+        }
+    }
+
+    /// What it makes of a price.
+    pub(crate) fn of(self, microusd: u64) -> u64 {
+        match self {
+            Self::Standard => microusd,
+            Self::Flex => microusd / 2,
+            Self::Priority => microusd * 180 / 100,
+        }
+    }
+}
+
 /// What a model costs, in micro-dollars per million tokens (so `$0.30` a million is `300_000`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Price {
@@ -86,6 +134,7 @@ pub(crate) struct Model {
     pub(crate) thinking_levels: Vec<String>,
     pub(crate) price: Price,
     pub(crate) retired: Option<String>,
+    pub(crate) successor: Option<String>,
 }
 
 impl Model {
@@ -95,6 +144,12 @@ impl Model {
 
     pub(crate) fn makes_images(&self) -> bool {
         !self.image_tokens.is_empty()
+    }
+
+    /// The model that serves its calls where it does not: its successor, or itself without one.
+    pub(crate) fn rerouted(&'static self) -> &'static Self {
+        let next = self.retired.as_ref().or(self.successor.as_ref());
+        next.and_then(|next| known(next)).unwrap_or(self)
     }
 
     /// The ratios that it makes, in the order in which the server lists them in its 400.
@@ -196,7 +251,7 @@ mod tests {
     #[test]
     fn every_successor_is_a_living_model() {
         for model in MODELS.iter() {
-            if let Some(successor) = &model.retired {
+            for successor in model.retired.iter().chain(&model.successor) {
                 assert!(
                     known(successor).is_some_and(|next| next.retired.is_none()),
                     "{}",

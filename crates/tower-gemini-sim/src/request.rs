@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::api_error::ApiError;
 use crate::dialect::{Api, Framing, Resource, Verb};
-use crate::model::{Model, RATIOS, Ratio, Size};
+use crate::model::{Model, RATIOS, Ratio, Size, Tier};
 
 /// What the path says.
 #[derive(Debug, Clone, Default)]
@@ -236,8 +236,7 @@ pub(crate) struct ImageRequest {
     pub(crate) size: Size,
     pub(crate) ratio: &'static Ratio,
     pub(crate) count: u64,
-    /// Whether it asks for the flex tier.
-    pub(crate) flex: bool,
+    pub(crate) tier: Tier,
 }
 
 impl ImageRequest {
@@ -302,7 +301,7 @@ pub(crate) fn check(
         _ => check_generate(api, model, body),
     }?;
     let tier = field(body, "serviceTier").and_then(Value::as_str).unwrap_or_default();
-    Ok(ImageRequest { flex: tier.eq_ignore_ascii_case("flex"), ..asked })
+    Ok(ImageRequest { tier: Tier::parse(tier), ..asked })
 }
 
 /// Names, split once: they are asked for with every field of every request.
@@ -530,7 +529,8 @@ impl SizeAndRatio {
                 model.ratios().find(is_asked).ok_or_else(wrong)?
             }
         };
-        Ok(ImageRequest { prompt: prompt.into(), input_images, size, ratio, count, flex: false })
+        let tier = Tier::Standard;
+        Ok(ImageRequest { prompt: prompt.into(), input_images, size, ratio, count, tier })
     }
 }
 

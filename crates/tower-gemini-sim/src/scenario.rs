@@ -518,7 +518,7 @@ mod tests {
             ("[[outages]]\nshare = 1.5", "share = 1.5 is no share"),
             (
                 "[[outages]]\nshare = 0.5\nfault = \"rain\"",
-                "no fault is called \"rain\"; there are none, shaped, late, rate_limit",
+                "no fault is called \"rain\"; there are none, shaped, late, rerouted",
             ),
             (
                 "[[outages]]\nshare = 0.5\nmodel = \"gpt\"",

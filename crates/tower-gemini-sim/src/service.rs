@@ -29,7 +29,7 @@ use crate::interactions::Interactions;
 use crate::json::obj;
 use crate::ledger::{Bill, Ledger, LedgerSnapshot, Record, Totals};
 use crate::lock;
-use crate::model::{MODELS, Model, Size, known};
+use crate::model::{MODELS, Model, Size, Tier, known};
 use crate::outage;
 use crate::quota::{Limits, Weight};
 use crate::reply::Reply;
@@ -521,11 +521,16 @@ impl Inner {
         let verb = caller.route.verb;
         let makes = matches!(verb, Verb::Generate | Verb::Predict);
         let checked = parsed.and_then(|body| {
-            let model = self.living_model(caller)?;
+            let model = match (&*fault, known(&caller.route.model)) {
+                // Imagen's form has no successor.
+                (Fault::Rerouted { .. }, Some(asked)) if !asked.predicts => asked.rerouted(),
+                _ => self.living_model(caller)?,
+            };
             check(caller.route.api, verb, model, &body).map(|asked| (model, asked))
         });
         if let (Fault::None, Ok((_, asked)), true) = (&*fault, &checked, makes) {
-            let (flex, streams) = (asked.flex, caller.route.framing != Framing::Whole);
+            let streams = caller.route.framing != Framing::Whole;
+            let flex = asked.tier == Tier::Flex;
             let asked = self.asked(&caller.project, &caller.model, asked.size);
             let shed = || self.weather.shed(number, self.time_of_day(), streams);
             let outage = self.weather.outage(number, &asked);
@@ -579,7 +584,9 @@ impl Inner {
             Verb::Generate | Verb::Predict => {
                 self.ledger.edit(number, |record| {
                     record.size = Some(asked.size);
-                    record.flex = asked.flex;
+                    record.flex = asked.tier == Tier::Flex;
+                    record.served_by =
+                        Some(model.id.as_str()).filter(|id| *id != &*caller.model).map(Arc::from);
                 });
                 Ok(Task::Make { model, asked })
             }
@@ -776,6 +783,10 @@ impl Inner {
         timeout: Duration,
     ) -> Result<Handled, SimError> {
         let number = guard.number;
+        let tier = match fault {
+            Fault::TierDowngraded if asked.tier == Tier::Priority => Tier::Standard,
+            _ => asked.tier,
+        };
         let generator = Generator {
             pictures: &self.pictures,
             options: &self.settings.images,
@@ -785,17 +796,20 @@ impl Inner {
             model,
             asked,
             blocked_prompts_charge: self.settings.blocked_prompts_charge,
+            tier,
+            names_model: *fault != (Fault::Rerouted { named: false }),
         };
         let content = generator.content(fault);
         let price = self.settings.prices.get(&model.id).copied().unwrap_or(model.price);
         let bill = content.usage.bill(price);
-        let bill = if asked.flex { bill.at_half_price() } else { bill };
+        let bill = Bill { cost_microusd: tier.of(bill.cost_microusd), ..bill };
         let never_made = matches!(fault, Fault::NoAnswer { charged: false });
         let charged = content.charged && !never_made;
         let generated = content.generated && !never_made;
         self.ledger.edit(number, |record| {
             record.request_counted = true;
             record.input_tokens = bill.input_tokens;
+            record.tier = tier;
         });
 
         let latency = match fault {
@@ -806,7 +820,7 @@ impl Inner {
             _ => self.latency(number, self.settings.latency.of_error()),
         };
         // A caller's deadline runs while the request queues, the server's own does not.
-        let queue = if asked.flex { self.weather.queue(number) } else { Duration::ZERO };
+        let queue = if tier == Tier::Flex { self.weather.queue(number) } else { Duration::ZERO };
         let timeout = timeout.min(self.server_deadline() + queue);
         let latency = queue + latency;
         if latency > timeout {
@@ -856,11 +870,17 @@ impl Inner {
         match fault {
             Fault::NoAnswer { .. } => std::future::pending().await,
             Fault::ResetAfterGeneration => Err(guard.fail(SimErrorKind::ConnectionReset)),
-            Fault::CutHead { at } => Ok(Handled {
-                cut_head: Some(*at),
-                ..self.answered(guard, 200, generator.print(&content), fault)
-            }),
-            _ => Ok(self.answered(guard, 200, generator.print(&content), fault)),
+            _ => {
+                let mut handled = self.answered(guard, 200, generator.print(&content), fault);
+                if let (Some(tier), Api::Developer) = (generator.named_tier(), caller.route.api) {
+                    let tier = HeaderValue::from_static(tier.as_str());
+                    handled.response.headers_mut().insert("x-gemini-service-tier", tier);
+                }
+                if let Fault::CutHead { at } = fault {
+                    handled.cut_head = Some(*at);
+                }
+                Ok(handled)
+            }
         }
     }
 

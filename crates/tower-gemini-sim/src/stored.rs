@@ -20,7 +20,7 @@ use crate::image::PictureCache;
 use crate::json::{Json, obj};
 use crate::ledger::Ledger;
 use crate::lock;
-use crate::model::Model;
+use crate::model::{Model, Tier};
 use crate::reply::{Page, Reply};
 use crate::request::{Route, check, field};
 use crate::webhook::{WebhookEvent, Webhooks};
@@ -227,6 +227,8 @@ impl Stored {
                     model,
                     asked: &asked,
                     blocked_prompts_charge: settings.blocked_prompts_charge,
+                    tier: Tier::Standard,
+                    names_model: true,
                 };
                 make(&generator, settings, meets(index))
             });

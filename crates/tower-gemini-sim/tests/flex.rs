@@ -1,4 +1,5 @@
-//! The flex tier: half the price, a queue, and the first to be turned away.
+//! The flex tier: half the price, a queue, and the first to be turned away. And what is billed
+//! otherwise than it was asked for.
 // The exemption of tests from these lints does not reach helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use common::{CAT, FLASH31, PRO, generate, post, send};
 use http::Request;
 use http_body_util::Full;
-use tower_gemini_sim::{Latency, Scenario, Sim};
+use tower_gemini_sim::{Fault, Latency, Scenario, Sim, Tier};
 use tower_service::Service as _;
 
 fn sim(toml: &str) -> Sim {
@@ -94,4 +95,43 @@ async fn a_flex_call_queues_and_costs_nothing_until_it_is_served() {
     let began = sim.now();
     assert_eq!(send(&sim, generate(PRO)).await.unwrap().status, 200);
     assert_eq!(sim.now() - began, Duration::from_secs(20), "standard does not queue");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_downgraded_call_is_billed_as_standard_and_only_its_tier_says_so() {
+    let sim = Sim::quick([Fault::None, Fault::None, Fault::TierDowngraded]);
+    let priority = CAT.replacen('{', r#"{ "serviceTier": "priority","#, 1);
+    let uri = format!("https://gemini.example/v1beta/models/{PRO}:generateContent");
+    send(&sim, generate(PRO)).await.unwrap();
+    let mut named = Vec::new();
+    for _ in 0..2 {
+        let taken = send(&sim, post(&uri, priority.clone())).await.unwrap();
+        let tier = taken.json()["usageMetadata"]["serviceTier"].as_str().map(str::to_owned);
+        named.push((taken.tier.clone(), tier));
+    }
+    let name = |tier: &str| (Some(tier.to_owned()), Some(tier.to_owned()));
+    assert_eq!(named, [name("priority"), name("standard")]);
+    let ledger = sim.ledger();
+    let [standard, priority, downgraded] = ledger.requests() else { panic!("three") };
+    assert_eq!(priority.cost_microusd, standard.cost_microusd * 180 / 100);
+    assert_eq!(downgraded.cost_microusd, standard.cost_microusd);
+    assert_eq!((priority.tier, downgraded.tier), (Tier::Priority, Tier::Standard));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rerouted_call_is_billed_as_the_successor_that_draws_it() {
+    let faults = [true, false].map(|named| Fault::Rerouted { named });
+    let sim = Sim::quick(faults.into_iter().chain([Fault::None]));
+    let mut named = Vec::new();
+    for model in ["gemini-2.5-flash-image", "gemini-3.1-flash-image-preview", FLASH31] {
+        let answer = send(&sim, generate(model)).await.unwrap().json();
+        named.push(answer["modelVersion"].as_str().map(str::to_owned));
+    }
+    assert_eq!(named, [Some(FLASH31.to_owned()), None, Some(FLASH31.to_owned())]);
+    let ledger = sim.ledger();
+    let [first, second, own] = ledger.requests() else { panic!("three") };
+    assert_eq!(first.served_by.as_deref(), Some(FLASH31));
+    assert_eq!((second.served_by.as_deref(), own.served_by.as_deref()), (Some(FLASH31), None));
+    assert!(first.cost_microusd > 67_000, "{}", first.cost_microusd);
+    assert_eq!((first.cost_microusd, second.cost_microusd), (own.cost_microusd, own.cost_microusd));
 }

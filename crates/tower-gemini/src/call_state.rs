@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
-use tower_gemini_core::call::{Call, ModelId};
+use tower_gemini_core::call::{Call, ModelId, ServiceTier};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::{MustKeep, UpstreamId};
@@ -610,6 +610,16 @@ impl Attempt {
             (Some(true), _) => Verdict::interrupted(),
             (_, true) => Verdict::never_whole(),
             (_, false) => Verdict::not_sent(),
+        }
+    }
+
+    /// Writes down which model and tier the response says it was served by, where they are not
+    /// those that were asked for.
+    pub(crate) fn served_by(&self, model: Option<ModelId>, tier: Option<ServiceTier>) {
+        if (&model, tier) != (&None, None)
+            && let Some(entry) = self.with(|slot| slot.entry.clone()).flatten()
+        {
+            entry.served_by(model, tier);
         }
     }
 

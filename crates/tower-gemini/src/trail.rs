@@ -12,10 +12,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use smallvec::SmallVec;
 
-use tower_gemini_core::call::{ImageSize, ModelId};
+use tower_gemini_core::call::{ImageSize, ModelId, ServiceTier};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::scan::Answer;
-use tower_gemini_core::target::{Degradation, Unfit, UpstreamId};
+use tower_gemini_core::target::{Degradation, GivenUp, Unfit, UpstreamId};
 use tower_gemini_core::verdict::{Charge, Outcome, QuotaCharge, Verdict};
 
 /// What was decided for one call, in order, by all layers. O(1) to clone; clones share it.
@@ -321,6 +321,12 @@ pub struct Attempt {
     /// The model it went to, where the request names one.
     #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelId>,
+    /// The model that the response names, where it is not the one that it went to.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    pub served_by: Option<ModelId>,
+    /// The service tier that the response names, where it is not the one asked for.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    pub served_tier: Option<ServiceTier>,
     /// The size asked for, where the request names one.
     #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
     pub size: Option<ImageSize>,
@@ -390,6 +396,23 @@ impl ResponseFacts {
     }
 }
 
+impl Attempt {
+    /// The model that responded: the one that the response names, else the one that it went to.
+    #[must_use]
+    pub fn responder(&self) -> Option<&ModelId> {
+        self.served_by.as_ref().or(self.model.as_ref())
+    }
+
+    /// What the response says it gave up: it was served by another model than the one that it went
+    /// to.
+    #[must_use]
+    pub fn rerouting(&self) -> Option<Degradation> {
+        let (from, to) = (self.model.as_ref()?, self.served_by.as_ref()?);
+        let name = |model: &ModelId| model.as_str().to_owned().into();
+        Some(Degradation { what: GivenUp::Model, from: name(from), to: Some(name(to)) })
+    }
+}
+
 /// The entry of an attempt in a trail, to record its end in.
 #[derive(Debug, Clone)]
 pub struct AttemptId {
@@ -439,6 +462,8 @@ impl Trail {
     ) -> AttemptId {
         let attempt = Attempt {
             model,
+            served_by: None,
+            served_tier: None,
             size,
             upstream,
             status: None,
@@ -549,6 +574,12 @@ impl AttemptId {
         });
     }
 
+    /// Records which model and which tier the response says it was served by, where they are not
+    /// those that were asked for.
+    pub fn served_by(&self, model: Option<ModelId>, tier: Option<ServiceTier>) {
+        self.update(|attempt| (attempt.served_by, attempt.served_tier) = (model, tier));
+    }
+
     /// Records how many images the response held, drafts included.
     pub fn count_images(&self, images: u32) {
         self.update(|attempt| attempt.images = Some(images));
@@ -593,6 +624,12 @@ impl fmt::Display for Trail {
                     }
                     if let Some(size) = a.size {
                         write!(f, " {size}")?;
+                    }
+                    if let Some(model) = &a.served_by {
+                        write!(f, ", served by {model}")?;
+                    }
+                    if let Some(tier) = a.served_tier {
+                        write!(f, ", in the {tier} tier")?;
                     }
                     match a.outcome {
                         Some(outcome) => write!(f, ": {outcome}")?,

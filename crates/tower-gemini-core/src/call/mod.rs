@@ -155,6 +155,9 @@ pub enum ServiceTier {
     Flex,
     /// Up to twice the price; may be served as standard.
     Priority,
+    /// Another, whose price no list names: Vertex AI's deferred inference, or throughput that is
+    /// paid for beforehand.
+    Other,
 }
 
 impl ServiceTier {
@@ -168,14 +171,49 @@ impl ServiceTier {
         }
     }
 
-    fn named(name: &str) -> Self {
-        if name.eq_ignore_ascii_case("flex") {
-            Self::Flex
-        } else if name.eq_ignore_ascii_case("priority") {
-            Self::Priority
-        } else {
-            Self::Standard
+    /// Returns its name in logs: that of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Flex => "flex",
+            Self::Priority => "priority",
+            Self::Other => "other",
         }
+    }
+
+    fn named(name: &str) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        match () {
+            () if is("flex") => Self::Flex,
+            () if is("priority") => Self::Priority,
+            () if is("deferred") => Self::Other,
+            () => Self::Standard,
+        }
+    }
+
+    /// Returns the tier that a response names: the word of a request, or Vertex AI's `trafficType`
+    /// (`ON_DEMAND_FLEX`). `None` for an empty name.
+    pub(crate) fn served(name: &str) -> Option<Self> {
+        const STANDARD: [&str; 3] = ["standard", "default", "on_demand"];
+        const UNSAID: [&str; 4] = ["", "auto", "unspecified", "traffic_type_unspecified"];
+        let name = name.trim();
+        let (_, word) = name
+            .split_at_checked("on_demand_".len())
+            .filter(|(front, _)| front.eq_ignore_ascii_case("on_demand_"))
+            .unwrap_or(("", name));
+        let is = |known: &&str| name.eq_ignore_ascii_case(known);
+        match Self::named(word) {
+            _ if UNSAID.iter().any(is) => None,
+            Self::Standard if !STANDARD.iter().any(is) => Some(Self::Other),
+            tier => Some(tier),
+        }
+    }
+}
+
+impl fmt::Display for ServiceTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Answer {
     pub text: String,
     /// `modelVersion` (or `model`).
     pub model_version: Option<String>,
+    /// The tier that it was served in, as spelled: `serviceTier` or `trafficType` (Vertex AI) of
+    /// its usage, or `service_tier` in OpenAI's style.
+    pub service_tier: Option<String>,
     /// `responseId` (or `id`, or `interaction_id`).
     pub response_id: Option<String>,
     /// The last `status`, as spelled: of an interaction, `completed`, `in_progress` and so on.

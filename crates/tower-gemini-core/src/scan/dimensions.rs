@@ -7,6 +7,37 @@
 //! | WebP | the first chunk, `VP8X`, `VP8L` or `VP8 `: within 30 bytes |
 //! | JPEG | the first start-of-frame segment, behind any number of others of up to 64 KiB each |
 
+use std::convert::Infallible;
+
+use super::base64::Decoder;
+
+/// Returns the width and height of an image in base64, read from its own first bytes. `None` where
+/// it is none of the formats above, or is cut before they are known.
+///
+/// ```
+/// use tower_gemini_core::scan::dimensions_of;
+///
+/// let png = "iVBORw0KGgoAAAANSUhEUgAABAAAAAIACAIAAAA=";
+/// assert_eq!(dimensions_of(png), Some((1024, 512)));
+/// assert_eq!(dimensions_of("QUJD"), None);
+/// ```
+#[must_use]
+pub fn dimensions_of(base64: &str) -> Option<(u32, u32)> {
+    // Most headers are within the first piece.
+    const PIECE: usize = 4096;
+    let (mut decoder, mut sniffer) = (Decoder::default(), Sniffer::default());
+    for piece in base64.as_bytes().chunks(PIECE) {
+        let Ok(()) = decoder.push::<Infallible>(piece, &mut |bytes| {
+            sniffer.push(bytes);
+            Ok(())
+        });
+        if sniffer.state == SnifferState::Over {
+            break;
+        }
+    }
+    sniffer.size()
+}
+
 /// Enough for the longest header that is read at once (WebP's).
 const HEAD: usize = 30;
 

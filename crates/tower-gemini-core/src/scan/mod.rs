@@ -87,6 +87,7 @@ mod uri;
 mod values;
 
 pub use answer::{Answer, Image, PartSpan, TokenCount, Usage};
+pub use dimensions::dimensions_of;
 pub use error::{ScanError, ScanFailure};
 pub use finals::Finals;
 pub use framing::Framing;

@@ -92,6 +92,7 @@ pub(super) enum Field {
     Summary,
     Text,
     Thought,
+    Tier,
     Type,
     Uri,
     Usage,
@@ -120,6 +121,7 @@ fn members(node: Node) -> &'static [Row] {
             (F::Usage, &["usageMetadata", "usage"], N::Usage, N::Skip),
             (F::ModelVersion, &["modelVersion"], N::Skip, N::Skip),
             (F::Model, &["model"], N::Skip, N::Skip),
+            (F::Tier, &["serviceTier"], N::Skip, N::Skip),
             (F::Id, &["responseId", "id", "interactionId"], N::Skip, N::Skip),
             (F::EventId, &["eventId"], N::Skip, N::Skip),
             (F::Error, &["error"], N::Skip, N::Skip),
@@ -173,6 +175,8 @@ fn members(node: Node) -> &'static [Row] {
             (F::BlockMessage, &["blockReasonMessage"], N::Skip, N::Skip),
         ],
         N::Usage => &[
+            // The Gemini API's, and Vertex AI's.
+            (F::Tier, &["serviceTier", "trafficType"], N::Skip, N::Skip),
             (F::CountPrompt, &PROMPT_COUNTS, N::Skip, N::Skip),
             (F::CountCandidates, &CANDIDATES_COUNTS, N::Skip, N::Skip),
             (F::CountThoughts, &["thoughtsTokenCount", "totalThoughtTokens"], N::Skip, N::Skip),

@@ -360,6 +360,7 @@ impl Reader {
             (&mut answer.block_reason_message, &[F::BlockMessage]),
             (&mut answer.rai_filtered_reason, &[F::Rai]),
             (&mut answer.model_version, &[F::ModelVersion, F::Model]),
+            (&mut answer.service_tier, &[F::Tier]),
             (&mut answer.response_id, &[F::Id]),
         ] {
             if let Some(text) = fields.iter().find_map(|field| said.take(*field)) {
@@ -375,6 +376,13 @@ impl Reader {
     /// Returns the id of the response, as soon as it was read.
     pub(super) fn response_id(&self) -> Option<&str> {
         self.document.said.get(Field::Id).or(self.answer.response_id.as_deref())
+    }
+
+    /// Returns the model that the response names, as soon as it was read.
+    pub(super) fn model_version(&self) -> Option<&str> {
+        let said = &self.document.said;
+        let now = said.get(Field::ModelVersion).or_else(|| said.get(Field::Model));
+        now.or(self.answer.model_version.as_deref())
     }
 
     /// Returns whether an object that is a document has begun and not ended.

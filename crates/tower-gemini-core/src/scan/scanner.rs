@@ -231,6 +231,12 @@ impl Scanner {
         self.reader.response_id()
     }
 
+    /// Returns the model that the response names (`modelVersion`, `model`), as soon as it was read.
+    #[must_use]
+    pub fn model_version(&self) -> Option<&str> {
+        self.reader.model_version()
+    }
+
     /// Returns the `event_id` of the last complete event, from which an interaction's stream can be
     /// resumed.
     #[must_use]

@@ -68,8 +68,13 @@ impl Mix {
     /// # Errors
     ///
     /// A sentence that names the part, and what to write.
-    pub(super) fn parse(text: &str, prices: &Prices, extras: Extras) -> Result<Self, String> {
-        let part = |text: &str| Part::parse(text.trim(), prices, extras);
+    pub(super) fn parse(
+        text: &str,
+        catalog: &Catalog,
+        prices: &Prices,
+        extras: Extras,
+    ) -> Result<Self, String> {
+        let part = |text: &str| Part::parse(text.trim(), catalog, prices, extras);
         let parts = text
             .split(',')
             .map(|text| part(text).map_err(|error| format!("--mix {}: {error}", text.trim())));
@@ -98,7 +103,12 @@ impl Part {
         format!("{}/{}", self.platform, self.model)
     }
 
-    fn parse(text: &str, prices: &Prices, extras: Extras) -> Result<Self, String> {
+    fn parse(
+        text: &str,
+        catalog: &Catalog,
+        prices: &Prices,
+        extras: Extras,
+    ) -> Result<Self, String> {
         let (text, share) = match text.rsplit_once('=') {
             Some((text, share)) => (text, positive(share)?),
             None => (text, 1.0),
@@ -113,15 +123,16 @@ impl Part {
         };
         let (platform, model) = text.split_once('/').unwrap_or(("gemini-api", text));
         let platform = Platform::from(platform.to_owned());
-        let own = prices.image(&platform, model, size);
+        let id = prices::canonical(catalog, model);
+        let own = prices.image(&platform, id, size);
         let (price, source) = match own {
             Some(_) if tier != Tier::Standard => {
                 return Err("a price of --prices has no tiers; leave the tier out".to_owned());
             }
             Some(image) => (own_price(image, extras), prices.file.clone()),
-            None => listed(&platform, model, size, tier, prices, extras)?,
+            None => listed(catalog, &platform, model, size, tier, prices, extras)?,
         };
-        let (platform, model) = (platform.as_str().to_owned(), prices::canonical(model).to_owned());
+        let (platform, model) = (platform.as_str().to_owned(), id.to_owned());
         Ok(Self { platform, model, size: size.as_str(), tier, share, source, price })
     }
 }
@@ -156,6 +167,7 @@ fn refused(extras: Extras) -> f64 {
 
 /// By the catalogue.
 fn listed(
+    catalog: &Catalog,
     platform: &Platform,
     name: &str,
     size: ImageSize,
@@ -163,7 +175,6 @@ fn listed(
     prices: &Prices,
     extras: Extras,
 ) -> Result<(PerImage, String), String> {
-    let catalog = Catalog::builtin();
     let unknown = || {
         let known: Vec<_> = catalog.models().map(|model| model.id.as_str()).collect();
         format!("no model \"{name}\"; the catalogue has {}", known.join(", "))
@@ -204,6 +215,8 @@ fn call(model: &str, size: ImageSize, tier: Tier) -> Option<Call> {
     let uri: Uri = format!("/v1beta/models/{model}:generateContent").parse().ok()?;
     let mut call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), Some(b"{}"));
     call.size = Some(size);
+    // A name says nothing of a model that only the user's catalogue has.
+    (call.wants_image, call.images) = (true, 1);
     call.tier = match tier {
         Tier::Standard | Tier::Batch => ServiceTier::Standard,
         Tier::Flex => ServiceTier::Flex,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use tower_gemini::catalog::Catalog;
 
 use self::mix::{Extras, Mix, PerImage, shown};
 use self::prices::Prices;
@@ -70,9 +71,15 @@ enum Basis {
     AtMost,
 }
 
-/// Runs the subcommand. The result is the exit code: 0, or 2 where the arguments make no sense.
-pub(crate) fn run(args: &CostArgs, output: &mut dyn Write, errors: &mut dyn Write) -> u8 {
-    match mixes(args) {
+/// Runs the subcommand by the prices of a catalogue. The result is the exit code: 0, or 2 where the
+/// arguments make no sense.
+pub(crate) fn run(
+    args: &CostArgs,
+    catalog: &Catalog,
+    output: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> u8 {
+    match mixes(args, catalog) {
         Ok(mixes) => {
             let text = if args.json { as_json(args, &mixes) } else { as_text(args, &mixes) };
             // Where nobody reads the output any more there is nobody to report it to.
@@ -86,15 +93,16 @@ pub(crate) fn run(args: &CostArgs, output: &mut dyn Write, errors: &mut dyn Writ
     }
 }
 
-fn mixes(args: &CostArgs) -> Result<Vec<Mix>, String> {
+fn mixes(args: &CostArgs, catalog: &Catalog) -> Result<Vec<Mix>, String> {
     if !(0.0..100.0).contains(&args.refusals) {
         return Err(format!("--refusals {}: write 0 to below 100", args.refusals));
     }
-    let prices = args.prices.as_deref().map(Prices::read).transpose()?.unwrap_or_default();
+    let read = |path| Prices::read(path, catalog);
+    let prices = args.prices.as_deref().map(read).transpose()?.unwrap_or_default();
     let extras = Extras { drafts: args.drafts, refusals: args.refusals / 100.0 };
-    let parse = |text: &str| Mix::parse(text, &prices, extras);
+    let parse = |text: &str| Mix::parse(text, catalog, &prices, extras);
     match args.mix.is_empty() {
-        true => current_models().map(|model| parse(&model.id)).collect(),
+        true => current_models(catalog).map(|model| parse(&model.id)).collect(),
         false => args.mix.iter().map(|text| parse(text)).collect(),
     }
 }

@@ -43,11 +43,11 @@ impl Prices {
     /// # Errors
     ///
     /// A sentence with the file, and the line where there is one.
-    pub(super) fn read(path: &Path) -> Result<Self, String> {
+    pub(super) fn read(path: &Path, catalog: &Catalog) -> Result<Self, String> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| format!("{file}: {error}"))?;
         let is_csv = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
-        let rows = if is_csv { from_csv(&text) } else { from_toml(&text) };
+        let rows = if is_csv { from_csv(&text, catalog) } else { from_toml(&text, catalog) };
         Ok(Self { rows: rows.map_err(|error| format!("{file}: {error}"))?, file })
     }
 
@@ -56,12 +56,12 @@ impl Prices {
         self.rows.iter().any(|row| row.platform == *platform)
     }
 
-    /// An image, in millionths of a dollar; a price of the size goes before one of every size.
+    /// An image of a model by its [`canonical`] id, in millionths of a dollar; a price of the size
+    /// goes before one of every size.
     pub(super) fn image(&self, platform: &Platform, model: &str, size: ImageSize) -> Option<u64> {
         let of = |wanted: Option<ImageSize>| {
-            let is_meant = |row: &&Row| {
-                row.platform == *platform && row.model == canonical(model) && row.size == wanted
-            };
+            let is_meant =
+                |row: &&Row| row.platform == *platform && row.model == model && row.size == wanted;
             self.rows.iter().find(is_meant).map(|row| row.microusd)
         };
         of(Some(size)).or_else(|| of(None))
@@ -69,8 +69,8 @@ impl Prices {
 }
 
 /// The id of a model that the catalogue knows, else its name.
-pub(super) fn canonical(model: &str) -> &str {
-    Catalog::builtin().lookup(model).map_or(model, |model| &model.id)
+pub(super) fn canonical<'a>(catalog: &'a Catalog, model: &'a str) -> &'a str {
+    catalog.lookup(model).map_or(model, |model| &model.id)
 }
 
 /// Reads a size as the API spells it.
@@ -79,12 +79,12 @@ pub(super) fn size(text: &str) -> Result<ImageSize, String> {
     known.ok_or_else(|| format!("\"{text}\" is not a size; the sizes are 512, 1K, 2K and 4K"))
 }
 
-fn from_toml(text: &str) -> Result<Vec<Row>, String> {
+fn from_toml(text: &str, catalog: &Catalog) -> Result<Vec<Row>, String> {
     let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-    file.price.into_iter().map(row).collect()
+    file.price.into_iter().map(|written| row(written, catalog)).collect()
 }
 
-fn from_csv(text: &str) -> Result<Vec<Row>, String> {
+fn from_csv(text: &str, catalog: &Catalog) -> Result<Vec<Row>, String> {
     const HEAD: &str = "platform,model,size,usd";
     let is_row = |line: &str| !line.is_empty() && !line.starts_with('#');
     let mut lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| is_row(line));
@@ -97,7 +97,7 @@ fn from_csv(text: &str) -> Result<Vec<Row>, String> {
             .map_err(|fields| format!("{} fields in place of 4", fields.len()))?;
         let usd = usd.parse().map_err(|_| format!("\"{usd}\" is not an amount of dollars"))?;
         let size = Some(size).filter(|size| !size.is_empty());
-        row(Written { platform, model, size, usd })
+        row(Written { platform, model, size, usd }, catalog)
     };
     let rows =
         lines.map(|(at, line)| read(line).map_err(|error| format!("line {}: {error}", at + 1)));
@@ -109,14 +109,19 @@ fn from_csv(text: &str) -> Result<Vec<Row>, String> {
     clippy::cast_sign_loss,
     reason = "checked to be at least zero; a cast of a float saturates"
 )]
-fn row(written: Written) -> Result<Row, String> {
+fn row(written: Written, catalog: &Catalog) -> Result<Row, String> {
     let Written { platform, model, size: stated, usd } = written;
     if !(usd.is_finite() && usd >= 0.0) {
         return Err(format!("{usd} is not an amount of dollars"));
     }
     let size = stated.as_deref().map(size).transpose()?;
     let microusd = (usd * 1e6).round() as u64;
-    Ok(Row { platform: platform.into(), model: canonical(&model).to_owned(), size, microusd })
+    Ok(Row {
+        platform: platform.into(),
+        model: canonical(catalog, &model).to_owned(),
+        size,
+        microusd,
+    })
 }
 
 #[cfg(test)]
@@ -130,13 +135,15 @@ mod tests {
     fn a_price_of_the_size_goes_before_one_of_every_size() {
         let toml = "[[price]]\nplatform = \"apiyi\"\nmodel = \"gemini-3.1-flash-image\"\nusd = 0.035\n\
                     [[price]]\nplatform = \"apiyi\"\nmodel = \"nano-banana-2\"\nsize = \"4K\"\nusd = 0.08\n";
-        for rows in [from_csv(CSV).unwrap(), from_toml(toml).unwrap()] {
+        let catalog = Catalog::builtin();
+        for rows in [from_csv(CSV, catalog).unwrap(), from_toml(toml, catalog).unwrap()] {
             let prices = Prices { rows, file: String::new() };
             let apiyi = Platform::other("apiyi");
-            let price = |size| prices.image(&apiyi, "nano-banana-2", size);
+            let flash = "gemini-3.1-flash-image";
+            let price = |size| prices.image(&apiyi, flash, size);
             assert_eq!(price(ImageSize::K1), Some(35_000));
             assert_eq!(price(ImageSize::K4), Some(80_000));
-            assert_eq!(prices.image(&Platform::GeminiApi, "nano-banana-2", ImageSize::K1), None);
+            assert_eq!(prices.image(&Platform::GeminiApi, flash, ImageSize::K1), None);
         }
     }
 
@@ -150,7 +157,7 @@ mod tests {
             ("platform,model,size,usd\na,b,1K,-1\n", "-1 is not an amount"),
             ("platform,model,size,usd\na,b,1K,nan\n", "NaN is not an amount"),
         ] {
-            let error = from_csv(text).unwrap_err();
+            let error = from_csv(text, Catalog::builtin()).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower_gemini::call::{Call, ImageSize};
 use tower_gemini::catalog::{Catalog, Model};
-use tower_gemini::cost::{Cost, expected, worst_case};
+use tower_gemini::cost::{Cost, ServedBy, expected, worst_case};
 use tower_gemini::scan::Usage;
 use tower_gemini::verdict::Verdict;
 use tower_gemini::{
@@ -41,6 +41,8 @@ pub(super) struct Caller<'a> {
 pub(super) struct Called {
     pub(super) verdict: Verdict,
     pub(super) usage: Option<Usage>,
+    /// Which model and tier it was served by.
+    pub(super) served: ServedBy,
     /// How far this machine's clock is ahead of the upstream's, in seconds; negative where it is
     /// behind. `None` without a Date header.
     pub(super) ahead: Option<i64>,
@@ -65,7 +67,7 @@ impl<'a> Caller<'a> {
             // Keys of express mode may count tokens; whether they may list models is not
             // documented.
             UpstreamKind::Vertex => {
-                let model = &current_models().next()?.id;
+                let model = &current_models(Catalog::builtin()).next()?.id;
                 let body = json!({ "contents": [{ "role": "user", "parts": [{ "text": "hi" }] }] });
                 self.request(Method::POST, &self.path(model, "countTokens"), body.to_string())
             }
@@ -128,6 +130,7 @@ impl<'a> Caller<'a> {
                 return Ok(Called {
                     verdict: error.verdict().clone(),
                     usage: None,
+                    served: ServedBy::new(),
                     ahead: None,
                     failure: Some(reason(&error)),
                     took: started.elapsed(),
@@ -149,6 +152,7 @@ impl<'a> Caller<'a> {
         Ok(Called {
             verdict: verdict.clone(),
             usage: body.usage().cloned(),
+            served: body.served_by().clone(),
             ahead,
             failure: failed.as_ref().map(|error| reason(error)),
             took: started.elapsed(),
@@ -195,8 +199,9 @@ impl Canary {
     /// known, a relay may name them otherwise, and all count.
     pub(super) fn cheapest(caller: &Caller<'_>, listed: &BTreeSet<String>) -> Option<Self> {
         let is_listed = |model: &&Model| listed.contains(&model.id);
-        let any_listed = current_models().any(|model| is_listed(&model));
-        let models = current_models().filter(|model| !any_listed || is_listed(model));
+        let any_listed = current_models(Catalog::builtin()).any(|model| is_listed(&model));
+        let models =
+            current_models(Catalog::builtin()).filter(|model| !any_listed || is_listed(model));
         let sizes = models.flat_map(|model| {
             let small = model.sizes.iter().filter(|size| **size <= ImageSize::K1);
             small.filter_map(move |size| Self::new(caller, model, *size))

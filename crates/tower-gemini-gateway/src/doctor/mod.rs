@@ -22,7 +22,7 @@ use clap::Args;
 use http::HeaderValue;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::classify::remedy;
-use tower_gemini::cost::cost_of;
+use tower_gemini::cost::cost_served;
 use tower_gemini::verdict::Outcome;
 
 use self::calls::{Called, Caller, Canary};
@@ -257,7 +257,8 @@ async fn image(
         Err(error) => return Finding::problem("image", error.to_string()),
     };
     let verdict = &called.verdict;
-    let cost = cost_of(Catalog::builtin(), &canary.call, verdict, called.usage.as_ref());
+    let (catalog, usage) = (Catalog::builtin(), called.usage.as_ref());
+    let cost = cost_served(catalog, &canary.call, &called.served, verdict, usage);
     if verdict.outcome() != Outcome::Image || called.failure.is_some() {
         let mut finding = failed("image", &called);
         if !verdict.charge().is_surely_free() {

@@ -38,12 +38,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tower_gemini::calendar::PacificDay;
-use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::cost::Cost;
 use tower_gemini::observe::{
     CallEnd, CallInfo, CallObserver, ObservedStep, SendKind, attempts, images_of, is_service_fault,
-    model_label,
 };
 use tower_gemini::trail::{Attempt, Step};
 use tower_gemini::verdict::{Charge, Outcome, QuotaCharge};
@@ -234,7 +232,8 @@ impl Stats {
             .collect()
     }
 
-    fn count_attempt(&self, counts: &mut Counts, generates: bool, attempt: &Attempt) {
+    /// `model` is the name that its model is counted under.
+    fn count_attempt(counts: &mut Counts, generates: bool, attempt: &Attempt, model: &str) {
         let Cost { at_least_microusd, at_most_microusd } = attempt.cost;
         counts.add(Key::CostAtLeastMicrousd, at_least_microusd);
         counts.add(Key::CostAtMostMicrousd, at_most_microusd.unwrap_or(at_least_microusd));
@@ -246,7 +245,7 @@ impl Stats {
             return;
         }
         let outcome = attempt.outcome.unwrap_or(Outcome::Interrupted);
-        let model: Arc<str> = model_label(Catalog::builtin(), attempt.model.as_ref()).into();
+        let model: Arc<str> = model.into();
         counts.add(Key::Attempt(outcome), 1);
         counts.add(Key::AttemptTook(bucket(attempt.took)), 1);
         counts.add(Key::ModelAttempts(model.clone()), 1);
@@ -276,7 +275,9 @@ impl CallObserver for Stats {
     fn on_step(&self, call: &CallInfo, observed: &ObservedStep<'_>) {
         let mut counts = Counts::default();
         match observed.step {
-            Step::Attempt(attempt) => self.count_attempt(&mut counts, call.generates, attempt),
+            Step::Attempt(attempt) => {
+                Self::count_attempt(&mut counts, call.generates, attempt, observed.model);
+            }
             Step::Waited { delay, why } => {
                 let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 counts.add(Key::Waits(*why), 1);
@@ -294,8 +295,7 @@ impl CallObserver for Stats {
         if let (true, Step::Attempt(attempt)) = (call.generates, observed.step)
             && let Some(outcome) = attempt.outcome
         {
-            let model = model_label(Catalog::builtin(), attempt.model.as_ref());
-            state.outages.record(model, outcome, now);
+            state.outages.record(observed.model, outcome, now);
         }
         // Of a call that has ended already: what an attempt without its client came to.
         let ended = state.recent.iter_mut().rev().find(|one| one.id == call.id.as_str());
@@ -313,7 +313,10 @@ impl CallObserver for Stats {
         let mut counts = Counts::default();
         if call.generates {
             let is_loss = |step: &Step| matches!(step, Step::Degraded { given_up } if given_up.iter().any(|one| one.is_loss()));
-            let is_degraded = end.outcome.is_success() && steps.iter().any(is_loss);
+            let last = attempts(&steps).next_back();
+            let is_rerouted = last.is_some_and(|last| last.served_by.is_some());
+            let is_degraded = is_rerouted || steps.iter().any(is_loss);
+            let is_degraded = end.outcome.is_success() && is_degraded;
             counts.add(Key::Call(end.outcome), 1);
             counts.add(Key::CallTook(bucket(end.took)), 1);
             counts.add(Key::Degraded, u64::from(is_degraded));

@@ -46,6 +46,8 @@ pub(crate) fn tagged(mut request: Request<Full<Bytes>>, tag: &str) -> Request<Fu
 pub(crate) struct Taken {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// Of `x-gemini-service-tier`.
+    pub(crate) tier: Option<String>,
     pub(crate) body: Bytes,
 }
 
@@ -67,8 +69,10 @@ pub(crate) async fn send(sim: &Sim, request: Request<Full<Bytes>>) -> Result<Tak
 pub(crate) async fn take(response: http::Response<SimBody>) -> Result<Taken, SimError> {
     let (parts, body) = response.into_parts();
     let content_type = parts.headers["content-type"].to_str().unwrap().to_owned();
+    let tier = parts.headers.get("x-gemini-service-tier");
+    let tier = tier.map(|tier| tier.to_str().unwrap().to_owned());
     let body = body.collect().await?.to_bytes();
-    Ok(Taken { status: parts.status.as_u16(), content_type, body })
+    Ok(Taken { status: parts.status.as_u16(), content_type, tier, body })
 }
 
 /// The file of the last image that is not a thought.

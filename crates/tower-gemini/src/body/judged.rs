@@ -15,6 +15,7 @@ use crate::error::{BoxError, Error};
 use crate::trail::{ResponseFacts, Trail};
 use tower_gemini_core::call::{Call, Framing};
 use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
+use tower_gemini_core::cost::ServedBy;
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
 use tower_gemini_core::verdict::Verdict;
 
@@ -55,6 +56,8 @@ pub struct BodyEnd<'a> {
     pub images: Option<u32>,
     /// What the answer says of itself; `None` where it was not read to a good end.
     pub facts: Option<&'a ResponseFacts>,
+    /// Which model and tier the answer says it was served by.
+    pub served: &'a ServedBy,
 }
 
 /// How a body ended.
@@ -90,6 +93,7 @@ struct State {
     usage: Option<Usage>,
     images: Option<u32>,
     facts: Option<Box<ResponseFacts>>,
+    served: ServedBy,
     /// Reads along, for facts only or for the image too. It keeps the first fault that it meets.
     scanner: Option<Box<Scanner>>,
     /// What it says, where the peek read all of it.
@@ -109,11 +113,12 @@ where
         call: Arc<Call>,
         call_state: CallState,
     ) -> Self {
-        let Decided { verdict, held, usage, images, scanner, answer } = decided;
+        let Decided { verdict, held, usage, images, served, scanner, answer } = decided;
         let scanner = scanner.filter(|_| rest.is_some());
         let facts = answer.as_deref().map(|answer| Box::new(ResponseFacts::from_answer(answer)));
         let guards = Vec::new();
-        let state = State { verdict, usage, images, facts, scanner, answer, guards, ended: false };
+        let ended = false;
+        let state = State { verdict, usage, images, facts, served, scanner, answer, guards, ended };
         Self { held, rest, failed: None, call, call_state, state }
     }
 
@@ -189,6 +194,13 @@ impl<B> JudgedBody<B> {
         self.state.facts.as_deref()
     }
 
+    /// Which model and tier the answer says it was served by, as far as is known: an event of a
+    /// stream names the model, a whole answer does so at its end.
+    #[must_use]
+    pub fn served_by(&self) -> &ServedBy {
+        &self.state.served
+    }
+
     /// Reads the answer with `scanner` from its first byte on, in place of the one that only
     /// judges. The result comes with the end of [`poll_answer`](Self::poll_answer).
     ///
@@ -223,7 +235,10 @@ impl State {
         let Some(scanner) = self.scanner.take() else {
             return Ok(self.answer.take().map(|answer| *answer));
         };
-        match scanner.finish().map_err(|failure| failure.error) {
+        let finished = scanner.finish();
+        let found = finished.as_ref().unwrap_or_else(|failure| &failure.found);
+        self.served = std::mem::take(&mut self.served).and_answer(found);
+        match finished.map_err(|failure| failure.error) {
             Ok(answer) => {
                 self.usage.clone_from(&answer.usage);
                 if let Some(error) = &answer.error {
@@ -268,12 +283,17 @@ impl State {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        // Of an answer that broke off, or that nobody read on.
+        if let Some(model) = self.scanner.as_deref().and_then(Scanner::model_version) {
+            self.served = std::mem::take(&mut self.served).named(model);
+        }
         let end = BodyEnd {
             how,
             verdict: &self.verdict,
             usage: self.usage.as_ref(),
             images: self.images,
             facts: self.facts.as_deref(),
+            served: &self.served,
         };
         for guard in &mut self.guards {
             guard.on_end(&end);
@@ -295,9 +315,9 @@ where
         let error = error.with_trail(self.call_state.trail().clone());
         self.rest = None;
         self.held = Chunks::default();
-        self.state.scanner = None;
         self.state.verdict = error.verdict().clone();
         self.state.end(Ended::Failed);
+        self.state.scanner = None;
         Poll::Ready(Some(Err(error)))
     }
 

@@ -8,6 +8,7 @@ use super::chunks::Chunks;
 use crate::headers::is_encoded;
 use tower_gemini_core::call::{Call, Dialect};
 use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
+use tower_gemini_core::cost::ServedBy;
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
 use tower_gemini_core::verdict::Verdict;
 
@@ -52,6 +53,7 @@ pub(crate) struct Decided {
     pub(crate) held: Chunks,
     pub(crate) usage: Option<Usage>,
     pub(crate) images: Option<u32>,
+    pub(crate) served: ServedBy,
     /// Judges what is still to come; `None` where nothing is, or nothing can be read from it.
     pub(crate) scanner: Option<Box<Scanner>>,
     /// All that a good response says, where none is still to come.
@@ -60,7 +62,8 @@ pub(crate) struct Decided {
 
 impl Decided {
     pub(super) fn new(verdict: Verdict, held: Chunks) -> Self {
-        Self { verdict, held, usage: None, images: None, scanner: None, answer: None }
+        let (usage, images, scanner, answer) = (None, None, None, None);
+        Self { verdict, held, usage, images, served: ServedBy::new(), scanner, answer }
     }
 
     /// What the answer means, as far as it is known.
@@ -114,9 +117,11 @@ impl Peek {
     /// The verdict. `ended` says that the body ended within what was pushed.
     pub(crate) fn decide(self, headers: &HeaderMap, ended: bool) -> Decided {
         let Self { call, status, held, stream, opaque, .. } = self;
+        let served = ServedBy::from_headers(headers);
         if opaque {
             // Without a body `classify` falls back to the status.
-            return Decided::new(classify(&call, status, headers, b""), held);
+            let verdict = classify(&call, status, headers, b"");
+            return Decided { served, ..Decided::new(verdict, held) };
         }
         if !status.is_success() {
             return Decided::new(classify(&call, status, headers, &held.joined()), held);
@@ -132,7 +137,9 @@ impl Peek {
             let verdict =
                 if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
             let verdict = limit_charge(&call, verdict);
-            return Decided { scanner: Some(scanner), ..Decided::new(verdict, held) };
+            // An event of a stream names it; a whole response does so at its end.
+            let served = served.named(scanner.model_version().unwrap_or_default());
+            return Decided { served, scanner: Some(scanner), ..Decided::new(verdict, held) };
         }
         let mut scanner = Scanner::judging(call.framing);
         // A fault met while feeding is met again by `finish`, which also says what had been found
@@ -142,8 +149,9 @@ impl Peek {
             Ok(answer) if answer.error.is_none() => {
                 let (verdict, images) = (classify_answer(&call, &answer), Some(answer.images));
                 let usage = answer.usage.clone();
+                let served = served.and_answer(&answer);
                 let answer = Some(Box::new(answer));
-                Decided { usage, images, answer, ..Decided::new(verdict, held) }
+                Decided { usage, images, served, answer, ..Decided::new(verdict, held) }
             }
             // Its JSON stops short, and nothing in it says why: whatever it was going to be, it
             // broke off.
@@ -154,11 +162,17 @@ impl Peek {
                     Verdict::interrupted()
                 };
                 let decided = Decided::new(limit_charge(&call, verdict), held);
-                Decided { usage: failure.found.usage, ..decided }
+                let served = served.and_answer(&failure.found);
+                Decided { usage: failure.found.usage, served, ..decided }
             }
             // Errors inside a 200, broken answers, texts that are no JSON: the classifier reads
             // them whole.
-            _ => Decided::new(classify(&call, status, headers, &held.joined()), held),
+            result => {
+                let found = result.unwrap_or_else(|failure| *failure.found);
+                let served = served.and_answer(&found);
+                let verdict = classify(&call, status, headers, &held.joined());
+                Decided { served, ..Decided::new(verdict, held) }
+            }
         }
     }
 }

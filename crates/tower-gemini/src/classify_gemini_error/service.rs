@@ -9,7 +9,7 @@ use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::catalog::Catalog;
-use tower_gemini_core::cost::{self, Cost};
+use tower_gemini_core::cost::{Cost, ServedBy, cost_served};
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::target::UpstreamId;
 use tower_gemini_core::verdict::{Outcome, Verdict};
@@ -127,7 +127,7 @@ impl<F> Sent<F> {
                 let verdict =
                     if evidence(&*error) { Verdict::not_sent() } else { log.attempt.cut_off() };
                 let error = Error::transport(error, verdict);
-                log.end(error.verdict(), None, None);
+                log.end(error.verdict(), None, None, &ServedBy::new());
                 return Err(error.with_trail(log.attempt.state().trail().clone()));
             }
         };
@@ -172,7 +172,8 @@ where
                 "the response broke off while it was peeked"
             );
             let error = Error::transport(error, Verdict::interrupted());
-            log.end(error.verdict(), None, None);
+            let served = peek.decide(&head.headers, false).served;
+            log.end(error.verdict(), None, None, &served);
             return Err(error.with_trail(state.trail().clone()));
         }
         // The status of an error says enough; its body ends as the upstream's did.
@@ -187,7 +188,7 @@ where
         }
     };
     // Written now as it is known now; the body's end says more where there is more to come.
-    log.end(body.verdict(), body.usage(), body.images());
+    log.end(body.verdict(), body.usage(), body.images(), body.served_by());
     log.facts = body.facts().cloned();
     // Of a response that is all here the end has nothing to add.
     if body.is_open() {
@@ -227,9 +228,19 @@ impl AttemptLog {
         (request.map(AttemptBody::into_wire), self)
     }
 
-    fn end(&mut self, verdict: &Verdict, usage: Option<&Usage>, images: Option<u32>) {
+    fn end(
+        &mut self,
+        verdict: &Verdict,
+        usage: Option<&Usage>,
+        images: Option<u32>,
+        served: &ServedBy,
+    ) {
         let catalog = self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin());
-        let cost = cost::cost_of(catalog, &self.call, verdict, usage);
+        let cost = cost_served(catalog, &self.call, served, verdict, usage);
+        self.attempt.served_by(
+            served.in_place_of(catalog, &self.call),
+            served.tier.filter(|tier| *tier != self.call.tier),
+        );
         self.attempt.end(self.status, verdict, cost, self.started.elapsed());
         self.end = Some((verdict.clone(), usage.cloned(), images, cost));
     }
@@ -252,7 +263,7 @@ impl Drop for AttemptLog {
         // Dropped at a gate, nothing was sent.
         if self.was_sent && self.end.is_none() {
             let verdict = self.attempt.cut_off();
-            self.end(&verdict, None, None);
+            self.end(&verdict, None, None, &ServedBy::new());
         }
         self.close();
     }
@@ -263,7 +274,7 @@ impl BodyGuard for AttemptLog {
         // An image that nobody read to its end is as charged as before; only what was read says
         // more.
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
-            self.end(end.verdict, end.usage, end.images);
+            self.end(end.verdict, end.usage, end.images, end.served);
             self.facts = end.facts.cloned();
         }
         self.close();

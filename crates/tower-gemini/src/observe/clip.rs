@@ -45,7 +45,7 @@ pub(super) fn step(of: &Step) -> Step {
     let mut clean = of.clone();
     match &mut clean {
         Step::Attempt(attempt) => {
-            attempt.model.iter_mut().for_each(clip_model);
+            attempt.model.iter_mut().chain(&mut attempt.served_by).for_each(clip_model);
             attempt.reason.iter_mut().for_each(clip_in_place);
             for said in attempt.response.iter_mut() {
                 let ResponseFacts { model, id, finish_reason, .. } = &mut **said;

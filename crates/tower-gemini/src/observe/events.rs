@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::trail::{Attempt, SkipReason, Step, WaitReason};
 use serde::Serialize;
-use tower_gemini_core::call::{ImageSize, ModelId};
+use tower_gemini_core::call::{ImageSize, ModelId, ServiceTier};
 use tower_gemini_core::cost::Cost;
 use tower_gemini_core::verdict::{Charge, Outcome};
 use tracing::Level;
@@ -18,6 +18,10 @@ use super::observer::{CallEnd, charge_of, cost_of, is_systemic};
 struct Fields<'a> {
     attempt: Option<u32>,
     model: Option<&'a str>,
+    /// The model that the request named, where another one responded.
+    asked: Option<&'a str>,
+    /// The service tier, where it is not the one asked for.
+    tier: Option<&'a str>,
     size: Option<&'a str>,
     status: Option<u16>,
     outcome: Option<&'a str>,
@@ -32,12 +36,19 @@ struct Fields<'a> {
     took: Option<Duration>,
 }
 
+/// The model that the request named, where the response names another one.
+fn asked(attempt: &Attempt) -> Option<&ModelId> {
+    attempt.model.as_ref().filter(|_| attempt.served_by.is_some())
+}
+
 impl<'a> Fields<'a> {
     /// The fields of every event: the number of attempts so far, and what the last one came to.
     fn new(attempt: u32, last: Option<&'a Attempt>) -> Self {
         Self {
             attempt: Some(attempt).filter(|&attempt| attempt > 0),
-            model: last.and_then(|last| last.model.as_ref()).map(ModelId::as_str),
+            model: last.and_then(Attempt::responder).map(ModelId::as_str),
+            asked: last.and_then(asked).map(ModelId::as_str),
+            tier: last.and_then(|last| last.served_tier).map(ServiceTier::as_str),
             size: last.and_then(|last| last.size).map(ImageSize::as_str),
             outcome: last.and_then(|last| last.outcome).map(Outcome::as_str),
             charge: last.map(|last| last.charge.as_str()),
@@ -57,6 +68,8 @@ impl<'a> Fields<'a> {
                     step,
                     attempt = self.attempt,
                     model = self.model,
+                    asked = self.asked,
+                    tier = self.tier,
                     size = self.size,
                     status = self.status,
                     outcome = self.outcome,

@@ -28,7 +28,7 @@ impl ObserveLayer {
         Self { shared: Arc::new(Shared::new()), mode: PhantomData }
     }
 
-    /// Sets the models that metrics count by name. Default: the built-in catalogue.
+    /// Sets the models that metrics and observers count by name. Default: the built-in catalogue.
     #[must_use]
     pub fn catalog(mut self, catalog: impl Into<Arc<Catalog>>) -> Self {
         Arc::make_mut(&mut self.shared).catalog = catalog.into();

@@ -9,6 +9,7 @@ use metrics::{
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::catalog::Catalog;
 use tower_gemini_core::cost::Cost;
+use tower_gemini_core::target::Degradation;
 use tower_gemini_core::verdict::{Outcome, QuotaCharge};
 
 use super::events::{reason_name, wait_name};
@@ -106,9 +107,9 @@ pub fn record_circuits(circuits: &[Circuit]) {
 }
 
 /// Records the metrics of calls.
-pub(super) struct Metrics<'a>(pub(super) &'a Catalog);
+pub(super) struct Metrics;
 
-impl CallObserver for Metrics<'_> {
+impl CallObserver for Metrics {
     fn on_start(&self, _: &CallInfo) {
         gauge!("gemini_calls_in_flight").increment(1.0);
     }
@@ -124,7 +125,7 @@ impl CallObserver for Metrics<'_> {
     fn on_step(&self, _: &CallInfo, observed: &ObservedStep<'_>) {
         let by_why = |name: &'static str, why| counter!(name, "why" => why).increment(1);
         match observed.step {
-            Step::Attempt(attempt) => self.attempt(attempt),
+            Step::Attempt(attempt) => count_attempt(attempt, observed.model),
             Step::Preferred { why, .. } => by_why("gemini_preferred_total", reason_name(why)),
             Step::Waited { delay, why } => {
                 histogram!("gemini_wait_seconds", "why" => wait_name(*why)).record(*delay);
@@ -133,12 +134,7 @@ impl CallObserver for Metrics<'_> {
                 counter!("gemini_fallbacks_total", "outcome" => why.as_str()).increment(1);
             }
             Step::Skipped { why, .. } => by_why("gemini_skipped_targets_total", reason_name(why)),
-            Step::Degraded { given_up } => {
-                for one in given_up {
-                    let what = reason_name(&one.what);
-                    counter!("gemini_degradations_total", "what" => what).increment(1);
-                }
-            }
+            Step::Degraded { given_up } => given_up.iter().for_each(count_degradation),
             Step::Stopped { why } => by_why("gemini_stops_total", reason_name(why)),
             Step::Continued { .. } => counter!("gemini_continued_calls_total").increment(1),
             Step::ClientDisconnected => counter!("gemini_client_disconnects_total").increment(1),
@@ -187,28 +183,32 @@ impl CallObserver for Metrics<'_> {
     }
 }
 
-impl Metrics<'_> {
-    fn attempt(&self, attempt: &Attempt) {
-        let model = model_label(self.0, attempt.model.as_ref());
-        let outcome = attempt.outcome.unwrap_or(Outcome::Interrupted).as_str();
-        let by_model = |name: &'static str, count: u64| {
-            counter!(name, "model" => model.to_owned()).increment(count);
-        };
-        counter!(
-            "gemini_attempts_total",
-            "model" => model.to_owned(), "outcome" => outcome, "charge" => attempt.charge.as_str()
-        )
-        .increment(1);
-        let labels = [("model", model.to_owned()), ("outcome", outcome.to_owned())];
-        histogram!("gemini_attempt_duration_seconds", &labels).record(attempt.took);
-        by_model("gemini_cost_at_least_microusd_total", attempt.cost.at_least_microusd);
-        match attempt.cost.at_most_microusd {
-            Some(most) => by_model("gemini_cost_at_most_microusd_total", most),
-            None => by_model("gemini_unpriced_attempts_total", 1),
-        }
-        let (is_counted, may_be) =
-            (attempt.quota == QuotaCharge::Counted, attempt.quota != QuotaCharge::None);
-        by_model("gemini_quota_requests_at_least_total", u64::from(is_counted));
-        by_model("gemini_quota_requests_at_most_total", u64::from(may_be));
+fn count_attempt(attempt: &Attempt, model: &str) {
+    let outcome = attempt.outcome.unwrap_or(Outcome::Interrupted).as_str();
+    let by_model = |name: &'static str, count: u64| {
+        counter!(name, "model" => model.to_owned()).increment(count);
+    };
+    counter!(
+        "gemini_attempts_total",
+        "model" => model.to_owned(), "outcome" => outcome, "charge" => attempt.charge.as_str()
+    )
+    .increment(1);
+    let labels = [("model", model.to_owned()), ("outcome", outcome.to_owned())];
+    histogram!("gemini_attempt_duration_seconds", &labels).record(attempt.took);
+    by_model("gemini_cost_at_least_microusd_total", attempt.cost.at_least_microusd);
+    match attempt.cost.at_most_microusd {
+        Some(most) => by_model("gemini_cost_at_most_microusd_total", most),
+        None => by_model("gemini_unpriced_attempts_total", 1),
     }
+    let (is_counted, may_be) =
+        (attempt.quota == QuotaCharge::Counted, attempt.quota != QuotaCharge::None);
+    by_model("gemini_quota_requests_at_least_total", u64::from(is_counted));
+    by_model("gemini_quota_requests_at_most_total", u64::from(may_be));
+    let given_up = attempt.rerouting();
+    given_up.iter().for_each(count_degradation);
+}
+
+fn count_degradation(one: &Degradation) {
+    let what = reason_name(&one.what);
+    counter!("gemini_degradations_total", "what" => what).increment(1);
 }

@@ -53,7 +53,9 @@
 //! # Events
 //!
 //! One per step of a trail and one per call, all with target `tower_gemini::observe` and the same
-//! field names. Fields without a value are omitted.
+//! field names. Fields without a value are omitted. `model` is the model that responded. Where the
+//! response names another one than the request did, `asked` is the request's; where it names
+//! another service tier, `tier` is the one that it was served in.
 //!
 //! | `step` | level | reports | next to `call`, `attempt`, `model`, `size`, `outcome`, `charge` |
 //! | --- | --- | --- | --- |
@@ -158,8 +160,8 @@ pub use service::{AtBodyEnd, AtHead, EndsCall, Observe, ObserveWhole};
 use tower_gemini_core::call::ModelId;
 use tower_gemini_core::catalog::Catalog;
 
-/// Returns the name under which a model is counted: its id in the catalogue (aliases count as the
-/// model they stand for), `other`, or `none`.
+/// Returns the name under which a model is counted: its id in the catalogue (aliases and versions
+/// count as the model they stand for), `other`, or `none`.
 ///
 /// ```
 /// use tower_gemini::call::ModelId;
@@ -174,7 +176,7 @@ use tower_gemini_core::catalog::Catalog;
 #[must_use]
 pub fn model_label<'a>(catalog: &'a Catalog, model: Option<&ModelId>) -> &'a str {
     let Some(model) = model else { return "none" };
-    catalog.lookup(model.as_str()).map_or("other", |model| &model.id)
+    catalog.lookup_version(model.as_str()).map_or("other", |model| &model.id)
 }
 
 #[cfg(test)]

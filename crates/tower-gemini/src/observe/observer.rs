@@ -107,6 +107,9 @@ pub struct ObservedStep<'a> {
     pub step: &'a Step,
     /// How many requests the call has sent so far.
     pub attempt: u32,
+    /// The name under which the model of an attempt is counted: that of the model which responded,
+    /// in the layer's catalogue ([`model_label`](super::model_label)). `none` for other steps.
+    pub model: &'a str,
 }
 
 /// How a call ended.

@@ -258,7 +258,10 @@ fn advice(outcome: Outcome) -> &'static str {
 
 /// Names where an attempt went: `gemini-3-pro-image 4K`.
 fn place(attempt: &Attempt) -> String {
-    let model = attempt.model.as_ref().map(ToString::to_string);
+    let model = attempt.model.as_ref().map(|model| match &attempt.served_by {
+        Some(other) => format!("{other} in place of {model}"),
+        None => model.to_string(),
+    });
     let size = attempt.size.map(|size| size.to_string());
     model.into_iter().chain(size).collect::<Vec<_>>().join(" ")
 }

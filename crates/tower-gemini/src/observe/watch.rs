@@ -13,7 +13,7 @@ use super::observer::{
 };
 use super::outcome::{HowEnded, outcome_of};
 use super::sentence::sentence;
-use super::{clip, events};
+use super::{clip, events, model_label};
 
 /// What all calls of a layer share.
 #[derive(Clone)]
@@ -86,7 +86,7 @@ impl StepObserver {
 
     fn each(&self, notify: impl Fn(&dyn CallObserver, &CallInfo)) {
         #[cfg(feature = "metrics")]
-        notify(&super::metrics::Metrics(&self.shared.catalog), &self.call);
+        notify(&super::metrics::Metrics, &self.call);
         let own = self.own.iter().map(|own| &own.0);
         self.shared.observers.iter().chain(own).for_each(|one| notify(&**one, &self.call));
     }
@@ -116,7 +116,9 @@ impl TrailObserver for StepObserver {
         let Progress { sent, last, .. } = progress.clone();
         drop(progress);
         events::step(self.call.id.as_str(), sent, last.as_ref(), &clean);
-        let observed = ObservedStep { step: &clean, attempt: sent };
+        let responder = clean.as_attempt().and_then(Attempt::responder);
+        let model = model_label(&self.shared.catalog, responder);
+        let observed = ObservedStep { step: &clean, attempt: sent, model };
         self.each(|one, call| one.on_step(call, &observed));
     }
 }

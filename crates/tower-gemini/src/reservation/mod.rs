@@ -13,6 +13,7 @@ use std::task::{Poll, Waker, ready};
 
 use http::{Request, Response};
 use tokio::time::{Instant, sleep_until};
+use tower_gemini_core::cost::ServedBy;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::verdict::{Outcome, Verdict};
 
@@ -30,8 +31,18 @@ pub(crate) struct AttemptOutcome<'a> {
     pub(crate) was_sent: bool,
     pub(crate) verdict: &'a Verdict,
     pub(crate) usage: Option<&'a Usage>,
+    /// Which model and tier the response says it was served by.
+    pub(crate) served: &'a ServedBy,
     /// Whether an image was delivered in full.
     pub(crate) is_delivered: bool,
+}
+
+impl<'a> AttemptOutcome<'a> {
+    /// Of an attempt without a response's body.
+    fn without_body(verdict: &'a Verdict) -> Self {
+        static UNSAID: ServedBy = ServedBy::new();
+        Self { was_sent: true, verdict, usage: None, served: &UNSAID, is_delivered: false }
+    }
 }
 
 /// What one attempt has reserved.
@@ -69,10 +80,9 @@ struct Held<R: Reservation> {
 }
 
 impl<R: Reservation> Held<R> {
-    fn end(&mut self, verdict: &Verdict, usage: Option<&Usage>, is_delivered: bool) {
+    fn end(&mut self, end: AttemptOutcome<'_>) {
         let Some(reservation) = self.reservation.take() else { return };
-        let was_sent = self.attempt.was_sent();
-        reservation.end(&AttemptOutcome { was_sent, verdict, usage, is_delivered });
+        reservation.end(&AttemptOutcome { was_sent: self.attempt.was_sent(), ..end });
     }
 }
 
@@ -85,15 +95,15 @@ impl<R: Reservation> Drop for Held<R> {
         if !self.is_polled && !self.attempt.is_read() {
             (verdict, was_sent) = (Verdict::not_sent(), false);
         }
-        let (verdict, usage) = (&verdict, None);
-        reservation.end(&AttemptOutcome { was_sent, verdict, usage, is_delivered: false });
+        reservation.end(&AttemptOutcome { was_sent, ..AttemptOutcome::without_body(&verdict) });
     }
 }
 
 impl<R: Reservation> BodyGuard for Held<R> {
     fn on_end(&mut self, end: &BodyEnd<'_>) {
-        let is_delivered = end.how == Ended::Complete && end.verdict.outcome() == Outcome::Image;
-        self.end(end.verdict, end.usage, is_delivered);
+        let BodyEnd { how, verdict, usage, served, .. } = *end;
+        let is_delivered = how == Ended::Complete && verdict.outcome() == Outcome::Image;
+        self.end(AttemptOutcome { was_sent: true, verdict, usage, served, is_delivered });
     }
 }
 
@@ -122,7 +132,7 @@ pub(crate) fn send<S: AttemptService, R: Reservation>(
         match &mut answer {
             // It lives to the end of the body.
             Ok(response) => response.body_mut().guard(Box::new(held)),
-            Err(error) => held.end(error.verdict(), None, false),
+            Err(error) => held.end(AttemptOutcome::without_body(error.verdict())),
         }
         answer
     }

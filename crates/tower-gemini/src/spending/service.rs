@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 use serde_json::json;
 use tokio::time::Instant;
 use tower_gemini_core::call::Call;
-use tower_gemini_core::cost::{Cost, cost_of};
+use tower_gemini_core::cost::{Cost, cost_served};
 use tower_gemini_core::redact::redact;
 use tower_gemini_core::verdict::{Outcome, QuotaCharge, Verdict, WaitHint, WaitSource};
 use tower_layer::Layer;
@@ -306,17 +306,21 @@ impl Reserved {
 
 impl Reservation for SpendHold {
     fn end(self, outcome: &AttemptOutcome<'_>) {
-        let AttemptOutcome { was_sent, verdict, usage, is_delivered } = *outcome;
+        let AttemptOutcome { was_sent, verdict, usage, served, is_delivered } = *outcome;
         let Self { shared, call, reservation, started } = self;
         let mut came_to = SpendAmounts::NONE;
         if was_sent {
-            let price = |verdict: &Verdict| cost_of(shared.catalog(), &call, verdict, usage);
+            let catalog = shared.catalog();
+            let price = |verdict: &Verdict| cost_served(catalog, &call, served, verdict, usage);
             // What was not counted is at most what was assumed before it was sent; a count may say
-            // more.
+            // more, and so may another model. One that nobody has a price of is taken for what was
+            // reserved: a name that is not in the catalogue closes no account.
             let mut most = shared.worst_case(&call);
-            if usage.is_some_and(|usage| usage.total.max(usage.candidates).max(usage.prompt) > 0) {
+            let is_counted =
+                usage.is_some_and(|usage| usage.total.max(usage.candidates).max(usage.prompt) > 0);
+            if is_counted || served.in_place_of(catalog, &call).is_some() {
                 let counted = price(&Verdict::delivering()).at_most_microusd;
-                most = most.max(counted.unwrap_or(u64::MAX));
+                most = most.max(counted.unwrap_or(most));
             }
             let bound =
                 Cost { at_least_microusd: 0, at_most_microusd: (most < u64::MAX).then_some(most) };

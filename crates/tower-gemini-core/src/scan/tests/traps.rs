@@ -242,6 +242,35 @@ fn a_byte_order_mark_and_blanks_before_the_answer_are_passed_over() {
 }
 
 #[test]
+fn the_model_and_the_tier_that_served_are_read_wherever_they_are() {
+    for (text, model, tier) in [
+        (
+            r#"{"candidates":[],"usageMetadata":{"serviceTier":"flex"},"modelVersion":"m"}"#,
+            "m",
+            "flex",
+        ),
+        (
+            r#"{"candidates":[],"usageMetadata":{"trafficType":"ON_DEMAND"},"modelVersion":"m"}"#,
+            "m",
+            "ON_DEMAND",
+        ),
+        (r#"{"choices":[],"model":"m","service_tier":"default"}"#, "m", "default"),
+        (
+            r#"{"object":"interaction","model":"m","service_tier":"priority","steps":[]}"#,
+            "m",
+            "priority",
+        ),
+    ] {
+        let answer = whole(text);
+        assert_eq!(answer.model_version.as_deref(), Some(model), "{text}");
+        assert_eq!(answer.service_tier.as_deref(), Some(tier), "{text}");
+    }
+    let mut scanner = Scanner::judging(Framing::Sse);
+    scanner.feed(b"data: {\"modelVersion\":\"m\",\"candid").unwrap();
+    assert_eq!(scanner.model_version(), Some("m"));
+}
+
+#[test]
 fn refusals_have_a_reason_and_no_image() {
     let refused = whole(
         r#"{"candidates":[{"finishReason":"IMAGE_SAFETY","finishMessage":"Unable to show \u00e4 cat.","index":0}],
