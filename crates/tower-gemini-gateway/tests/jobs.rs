@@ -175,3 +175,56 @@ async fn a_plan_sends_nothing_and_needs_no_place() {
     let refused = output(&dir.0, &["submit", "shots.csv"]).await;
     assert!(String::from_utf8_lossy(&refused.stderr).contains("set server.state_dir"));
 }
+
+/// The files of `examples/jobs`, in a directory of their own.
+fn examples(dir: &Scratch) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/jobs");
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.0.join(entry.file_name())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_examples_draw_product_shots_in_four_sizes_and_an_edit_chain() {
+    let dir = Scratch::new("jobs-examples");
+    let sim = Sim::quick([]);
+    let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    configure(&dir, &upstream.url());
+    examples(&dir);
+    text(&dir.0, &["submit", "product-shots.csv", "--run"]).await;
+    text(&dir.0, &["fetch", "product-shots", "--out", "shots"]).await;
+    for name in ["chair", "lamp", "vase"] {
+        assert_eq!(std::fs::read_dir(dir.0.join("shots").join(name)).unwrap().count(), 4);
+    }
+    text(&dir.0, &["submit", "edit-chain.jsonl", "--run"]).await;
+    let job = shown(&dir.0, "edit-chain").await;
+    assert_eq!(number(&job["counts"]["done"]), 4, "{job}");
+    // What an item drew is in the request of the item that waits for it.
+    assert_eq!(sim.totals().charged, 12 + 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nightly_run_of_the_examples_takes_half_price_lanes() {
+    let dir = Scratch::new("jobs-nightly");
+    let batches = {
+        let mut batches = tower_gemini_sim::Batches::default();
+        (batches.pending, batches.running) = (Duration::ZERO, Duration::from_millis(100));
+        batches
+    };
+    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(batches).build();
+    let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    configure(&dir, &upstream.url());
+    examples(&dir);
+    write_items(&dir.0, 3);
+    let mut command = Command::new("sh");
+    command.arg(dir.0.join("nightly.sh")).arg(dir.0.join("apples.jsonl"));
+    command.env("GEMINI_GATEWAY", env!("CARGO_BIN_EXE_gemini-gateway"));
+    command.env("GEMINI_GATEWAY_CONFIG", dir.0.join("gateway.toml")).env("JOBS_KEY", "any-key");
+    command.stdin(Stdio::null()).current_dir(&dir.0);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{errors}");
+    assert_eq!((sim.batches().len(), sim.totals().generated), (1, 1), "one batch of three");
+    assert_eq!(std::fs::read_dir(dir.0.join("images")).unwrap().count(), 4);
+}
