@@ -418,7 +418,7 @@ impl Directory {
 }
 
 /// Makes a directory that only its owner can read. One that others can read is warned about.
-fn private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     let mut dir = std::fs::DirBuilder::new();
     dir.recursive(true);
     #[cfg(unix)]

@@ -39,7 +39,8 @@ async fn a_plan_holds_the_bill_in_a_hundred_weathers() {
         items.iter().for_each(|item| plan.add(item));
         let plan = plan.finish();
         let each = plan.at_least_usd / 6.0;
-        let job = store.submit(NewJob::new("", options, 0), items.into_iter().map(Ok)).await.unwrap();
+        let job =
+            store.submit(NewJob::new("", options, 0), items.into_iter().map(Ok)).await.unwrap();
         let client = tower::ServiceBuilder::new()
             .map_request(|mut request: http::Request<_>| {
                 request.headers_mut().insert("x-goog-api-key", "key".parse().unwrap());

@@ -13,7 +13,7 @@ use tower_gemini_jobs::{
 };
 
 use super::{Jobs, open_store, planner, view};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Log};
 use crate::gateway::Gateway;
 use crate::running::Signal;
 
@@ -542,6 +542,10 @@ async fn work(
     output: &mut (dyn Write + Send),
     mut signals: mpsc::Receiver<Signal>,
 ) -> Result<(), JobsError> {
+    // Lines about every call would bury the progress.
+    if config.log == Log::default() {
+        config.log.level = "warn".to_owned();
+    }
     crate::log::begin(&config)?;
     config.jobs.run = false;
     let grace = config.server.shutdown_grace.0;

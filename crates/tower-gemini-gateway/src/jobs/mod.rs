@@ -144,7 +144,7 @@ pub(crate) async fn open_store(places: &JobPlaces) -> Result<JobStore, ConfigErr
         && let Some(dir) = std::path::Path::new(&places.store).parent()
         && !dir.as_os_str().is_empty()
     {
-        std::fs::create_dir_all(dir).map_err(|error| {
+        crate::state::private_dir(dir).map_err(|error| {
             let what = format!("jobs.store {}: {error}", places.store);
             ConfigError::at("jobs.store", what, "name another place")
         })?;
