@@ -776,10 +776,10 @@ mod tests {
                 }
                 continue;
             }
-            if live.starts_with("[alerts]") || live.starts_with("[otel]") {
+            if ["[alerts]", "[jobs]", "[otel]"].iter().any(|table| live.starts_with(table)) {
                 // From one place only.
-                let is_other =
-                    |line: &&str| line.starts_with("webhook_") || line.starts_with("headers_file");
+                let others = ["webhook_", "headers_file", "store_env"];
+                let is_other = |line: &&str| others.iter().any(|key| line.starts_with(key));
                 let lines = live.lines().filter(|line| !is_other(line));
                 let live = lines.fold(String::new(), |all, line| all + line + "\n");
                 Config::parse(&live, "gateway.toml").unwrap_or_else(|error| panic!("{error}"));
