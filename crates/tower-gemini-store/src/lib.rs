@@ -12,6 +12,8 @@
 //! [`QuotaGuardLayer::store`](tower_gemini::QuotaGuardLayer::store) and
 //! [`SpendingLayer::store`](tower_gemini::SpendingLayer::store). No feature is on by default.
 
+#[cfg(feature = "redis")]
+mod lanes;
 #[cfg(feature = "redb")]
 mod redb;
 #[cfg(feature = "redis")]
