@@ -1,7 +1,6 @@
-//! The journal in a file and on a redis: what a killed process leaves, and what replicas share.
+//! The journal in a file and on servers: what a killed process leaves, and what replicas share.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +10,9 @@ use tower_gemini::store::{
     Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse, JournalState,
     MemoryJournal,
 };
-use tower_gemini_store::{RedbStore, RedisStore};
+use tower_gemini_store::RedbStore;
 
+use crate::common::{open, open_with};
 use crate::quota_redis::Server;
 
 const KEY: [u8; 32] = [7; 32];
@@ -173,15 +173,32 @@ async fn the_journal_in_memory_keeps_the_rules() {
 #[tokio::test]
 async fn the_journal_on_redis_keeps_the_rules() {
     let Some(server) = Server::start() else { return };
-    let store = || Arc::new(RedisStore::open(&server.url()).unwrap());
-    keeps_the_rules(store(), store()).await;
+    keeps_the_rules(open(&server.url()).journal, open(&server.url()).journal).await;
+}
+
+#[tokio::test]
+async fn the_journal_on_postgres_keeps_the_rules() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    keeps_the_rules(open(&server.url()).journal, open(&server.url()).journal).await;
 }
 
 #[tokio::test]
 async fn responses_on_redis_stay_within_their_bytes_and_the_oldest_makes_room() {
     let Some(server) = Server::start() else { return };
-    let store = || RedisStore::open(&server.url()).unwrap().max_response_bytes(10_000);
-    let (own, other) = (store(), store());
+    responses_stay_within_their_bytes(&server.url()).await;
+}
+
+#[tokio::test]
+async fn responses_on_postgres_stay_within_their_bytes_and_the_oldest_makes_room() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    responses_stay_within_their_bytes(&server.url()).await;
+    let held = server.run("SELECT sum(octet_length(body)) FROM tower_gemini_calls");
+    assert_eq!(held, "8000");
+}
+
+async fn responses_stay_within_their_bytes(url: &str) {
+    let journal = || open_with(url, "test", 10_000).journal;
+    let (own, other) = (journal(), journal());
     for call in 1..=4 {
         let record = record_of(call, [call as u8; 32]);
         assert!(own.write(call, JournalChange::Begin(Box::new(record))).await.unwrap());
@@ -206,8 +223,18 @@ async fn responses_on_redis_stay_within_their_bytes_and_the_oldest_makes_room() 
 #[tokio::test]
 async fn a_delivered_response_that_makes_room_on_redis_is_lost_to_its_marked_resend_alone() {
     let Some(server) = Server::start() else { return };
-    let store = || RedisStore::open(&server.url()).unwrap().max_response_bytes(10_000);
-    let (own, other) = (store(), store());
+    what_was_delivered_makes_room(&server.url()).await;
+}
+
+#[tokio::test]
+async fn a_delivered_response_that_makes_room_on_postgres_is_lost_to_its_marked_resend_alone() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    what_was_delivered_makes_room(&server.url()).await;
+}
+
+async fn what_was_delivered_makes_room(url: &str) {
+    let journal = || open_with(url, "test", 10_000).journal;
+    let (own, other) = (journal(), journal());
     for call in 1..=3 {
         let record = record_of(call, [call as u8; 32]);
         assert!(own.write(call, JournalChange::Begin(Box::new(record))).await.unwrap());
@@ -230,21 +257,31 @@ async fn a_delivered_response_that_makes_room_on_redis_is_lost_to_its_marked_res
 #[tokio::test]
 async fn what_a_killed_process_left_on_redis_is_taken_over() {
     let Some(server) = Server::start() else { return };
-    let mut child = child("redis", Some(&server.url()), Path::new(""));
+    what_a_killed_process_left_is_taken_over(&server.url()).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_on_postgres_is_taken_over() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    what_a_killed_process_left_is_taken_over(&server.url()).await;
+}
+
+async fn what_a_killed_process_left_is_taken_over(url: &str) {
+    let mut child = child(url);
     await_line(&mut child, "ready");
-    let other = RedisStore::open(&server.url()).unwrap();
+    let other = open(url).journal;
     let claim = other.claim(KEY, false).await.unwrap();
     assert!(matches!(claim, Claim::InFlight { .. }), "{claim:?}");
     child.kill().unwrap();
     child.wait().unwrap();
-    taken_over(&other).await;
+    taken_over(&*other).await;
 }
 
 #[tokio::test]
 async fn what_a_killed_process_left_in_its_file_is_taken_over() {
     let path =
         std::env::temp_dir().join(format!("tower-gemini-journal-{}.redb", std::process::id()));
-    let mut child = child("redb", None, &path);
+    let mut child = child(path.to_str().unwrap());
     await_line(&mut child, "ready");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -313,20 +350,16 @@ async fn taken_over(journal: &dyn Journal) {
     assert_eq!(found, [(2, Some(1_000_000)), (1, None)]);
 }
 
-const WHERE: &str = "JOURNAL_TEST_STORE";
 const AT: &str = "JOURNAL_TEST_AT";
 
 /// Not a test of its own: the process that is killed.
 #[test]
 #[ignore = "started as another process, and killed"]
 fn child_that_is_killed() {
-    let (Ok(kind), Ok(at)) = (std::env::var(WHERE), std::env::var(AT)) else { return };
+    let Ok(at) = std::env::var(AT) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let journal: Arc<dyn Journal> = match kind.as_str() {
-            "redis" => Arc::new(RedisStore::open(&at).unwrap()),
-            _ => Arc::new(RedbStore::open(&at).unwrap()),
-        };
+        let journal = open(&at).journal;
         let written: Vec<JournalFuture<bool>> = vec![
             journal.write(1, begin(1)),
             journal.write(2, begin(2)),
@@ -342,11 +375,9 @@ fn child_that_is_killed() {
     });
 }
 
-fn child(kind: &str, url: Option<&str>, path: &Path) -> Child {
-    let at = url.map_or_else(|| path.to_owned(), PathBuf::from);
+fn child(at: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["journal::child_that_is_killed", "--exact", "--ignored", "--nocapture"])
-        .env(WHERE, kind)
         .env(AT, at)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -240,6 +240,13 @@ impl StoredSpending {
         self.account.settle(self.account.reservation(open), open.amounts, 0);
     }
 
+    /// Takes back a reservation that was [settled as lost](Self::settle_lost): its process was only
+    /// cut off, and can settle it for what it came to.
+    pub fn reopen_lost(&mut self, id: u128, open: OpenSpend) {
+        self.account.unsettle(self.account.reservation(&open));
+        self.open.insert(id, open);
+    }
+
     /// Reserves in every period or in none.
     pub fn reserve(&mut self, now: SystemTime, ask: &SpendAsk) -> SpendReply {
         self.take_over(&ask.books);
