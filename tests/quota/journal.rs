@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tower_gemini::store::{
     Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse, JournalState,
     MemoryJournal,
@@ -23,7 +24,11 @@ fn record_of(call: u128, fingerprint: [u8; 32]) -> JournalRecord {
 }
 
 fn begin(call: u128) -> JournalChange {
-    JournalChange::Begin(Box::new(record_of(call, KEY)))
+    begin_of(call, KEY)
+}
+
+fn begin_of(call: u128, fingerprint: [u8; 32]) -> JournalChange {
+    JournalChange::Begin(Box::new(record_of(call, fingerprint)))
 }
 
 fn stored(bytes: usize, taken: bool) -> JournalChange {
@@ -180,6 +185,68 @@ async fn the_journal_on_redis_keeps_the_rules() {
 async fn the_journal_on_postgres_keeps_the_rules() {
     let Some(server) = test_programs::postgres::start() else { return };
     keeps_the_rules(open(&server.url()).journal, open(&server.url()).journal).await;
+}
+
+#[tokio::test]
+async fn of_many_processes_on_redis_one_takes_a_key_and_one_gets_its_response() {
+    let Some(server) = Server::start() else { return };
+    one_of_many(&server.url()).await;
+}
+
+#[tokio::test]
+async fn of_many_processes_on_postgres_one_takes_a_key_and_one_gets_its_response() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    one_of_many(&server.url()).await;
+}
+
+/// Of processes that begin at once, with clocks that are decades behind, and then of others that claim
+/// at once. A process that had only claimed counted as gone: another one got the response too.
+async fn one_of_many(url: &str) {
+    let journals: Vec<_> = (0..8).map(|_| open(url).journal).collect();
+    for round in 0..10_u8 {
+        let call_of = |n: usize| 100 * u128::from(round) + n as u128;
+        let key = [round; 32];
+        let begin = |(n, journal): (usize, &Arc<dyn Journal>)| {
+            let mut record = record_of(call_of(n), key);
+            (record.keyed_request, record.since_ms) = (Some([9; 32]), 0);
+            journal.write(call_of(n), JournalChange::Begin(Box::new(record)))
+        };
+        let begun = join_all(journals.iter().enumerate().map(begin)).await;
+        let owners: Vec<_> = (0..8).filter(|n| *begun[*n].as_ref().unwrap()).collect();
+        let [owner] = owners[..] else { panic!("{begun:?}") };
+        for (n, journal) in journals.iter().enumerate().filter(|(n, _)| *n != owner) {
+            let claim = journal.claim(key, false).await.unwrap();
+            assert!(matches!(claim, Claim::InFlight { detached: true, .. }), "{n}: {claim:?}");
+        }
+        assert!(journals[owner].write(call_of(owner), JournalChange::Forget).await.unwrap());
+
+        assert!(journals[0].write(call_of(9), begin_of(call_of(9), key)).await.unwrap());
+        assert!(journals[0].write(call_of(9), stored(1_000, false)).await.unwrap());
+        let others: Vec<_> = (0..8).map(|_| open(url).journal).collect();
+        let claims = join_all(others.iter().map(|other| other.claim(key, false))).await;
+        let got = claims.iter().filter(|claim| matches!(claim, Ok(Claim::Call(_, Some(_)))));
+        assert_eq!(got.count(), 1);
+    }
+}
+
+// Nobody asks again for most of what was delivered.
+#[tokio::test]
+async fn what_is_of_no_use_any_more_leaves_postgres_unasked() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    let (gone, other) = (open(&server.url()).journal, open(&server.url()).journal);
+    for change in [begin(1), stored(1_000, true), JournalChange::Delivered(KEEP / 10_000)] {
+        assert!(gone.write(1, change).await.unwrap());
+    }
+    assert!(other.write(2, begin(2)).await.unwrap());
+    let calls =
+        || server.run("SELECT string_agg(right(call::text, 1), ' ') FROM tower_gemini_calls");
+    for _ in 0..100 {
+        if calls() == "2" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{} are there", calls());
 }
 
 #[tokio::test]

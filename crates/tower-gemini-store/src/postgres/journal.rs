@@ -30,11 +30,7 @@ impl JournalWriter for PostgresStore {
     async fn beat(&self) -> Result<(), StoreError> {
         let beat = async {
             let mut transaction = self.connections.begin().await?;
-            let beat = "INSERT INTO tower_gemini_owners (prefix, owner, heard) \
-                        VALUES ($1, $2, clock_timestamp()) \
-                        ON CONFLICT (prefix, owner) DO UPDATE SET heard = excluded.heard";
-            let beat = sqlx::query(beat).bind(&self.prefix).bind(self.owner);
-            beat.execute(&mut *transaction).await?;
+            self.beat_unless_within(Duration::ZERO, &mut transaction).await?;
             transaction.commit().await
         };
         limited(beat).await?;
@@ -56,15 +52,7 @@ impl PostgresStore {
         }
         let now_ms = transaction.now_ms().await?;
         record.since_ms = now_ms;
-        // A beat that is old would let another process take this call for lost. Not written each
-        // time: all calls of this process would wait for one another's flush of the disk.
-        let begin = "WITH beat AS ( \
-                         INSERT INTO tower_gemini_owners (prefix, owner, heard) \
-                         SELECT $1::text, $4::bigint, clock_timestamp() WHERE NOT EXISTS ( \
-                             SELECT FROM tower_gemini_owners WHERE prefix = $1 AND owner = $4 \
-                             AND heard > clock_timestamp() - interval '4 s') \
-                         ON CONFLICT (prefix, owner) DO UPDATE SET heard = excluded.heard) \
-                     INSERT INTO tower_gemini_calls \
+        let begin = "INSERT INTO tower_gemini_calls \
                          (prefix, call, fingerprint, owner, record, ends_ms) \
                      SELECT $1::text, $2::bytea, $3::bytea, $4::bigint, $5::text, $6::bigint \
                      WHERE NOT ($7 AND EXISTS ( \
@@ -84,8 +72,26 @@ impl PostgresStore {
             .bind(is_keyed)
             .bind(int(now_ms));
         let begun = begin.execute(&mut *transaction).await?.rows_affected() > 0;
+        self.beat_unless_within(LEASE / 2, &mut transaction).await?;
         transaction.commit().await?;
         Ok(begun)
+    }
+
+    /// Says that this process is alive, unless it said so within this time: another one would take
+    /// its call for lost otherwise. Were it written each time, all calls of this process would wait
+    /// for one another's flush of the disk. The last row that a transaction locks.
+    async fn beat_unless_within(
+        &self,
+        time: Duration,
+        transaction: &mut Transaction,
+    ) -> Result<(), Error> {
+        let beat = "INSERT INTO tower_gemini_owners (prefix, owner, heard) \
+                    SELECT $1::text, $2::bigint, clock_timestamp() WHERE NOT EXISTS ( \
+                        SELECT FROM tower_gemini_owners WHERE prefix = $1 AND owner = $2 \
+                        AND heard > clock_timestamp() - $3 * interval '1 s') \
+                    ON CONFLICT (prefix, owner) DO UPDATE SET heard = excluded.heard";
+        let beat = sqlx::query(beat).bind(&self.prefix).bind(self.owner).bind(time.as_secs_f64());
+        beat.execute(&mut **transaction).await.map(drop)
     }
 
     /// Changes a record of this process, by the rules of the one table.
@@ -134,27 +140,23 @@ impl PostgresStore {
         is_resend: bool,
     ) -> Result<Claim, Error> {
         let mut transaction = self.connections.begin().await?;
-        let read = "SELECT call.owner, call.record, \
-                        (extract(epoch FROM clock_timestamp() - beat.heard) * 1000)::bigint \
-                    FROM tower_gemini_calls AS call LEFT JOIN tower_gemini_owners AS beat \
-                        ON beat.prefix = call.prefix AND beat.owner = call.owner \
-                    WHERE call.prefix = $1 AND call.fingerprint = $2 AND call.owner <> $3 \
-                    ORDER BY call.call FOR UPDATE OF call";
+        let read = "SELECT owner, record FROM tower_gemini_calls \
+                    WHERE prefix = $1 AND fingerprint = $2 AND owner <> $3 \
+                    ORDER BY call FOR UPDATE";
         let read = sqlx::query_as(read).bind(&self.prefix).bind(fingerprint).bind(self.owner);
-        let rows: Vec<(i64, String, Option<i64>)> = read.fetch_all(&mut *transaction).await?;
-        let (mut table, mut calls, mut heard) =
-            (JournalTable::default(), Vec::new(), HashMap::new());
-        for (owner, record, ms) in rows {
-            let (owner, record) = (owner.unsigned_abs(), self::record(&record)?);
-            let ago = ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
-            heard.insert(owner, ago.filter(|ago| *ago < LEASE));
+        let rows: Vec<(i64, String)> = read.fetch_all(&mut *transaction).await?;
+        let (mut table, mut calls) = (JournalTable::default(), Vec::new());
+        for (owner, record) in &rows {
+            let record = self::record(record)?;
             calls.push(record.call);
-            table.insert(owner, record);
+            table.insert(owner.unsigned_abs(), record);
         }
         let mut claim = Claim::Nothing;
         if !calls.is_empty() {
             table.expire(self.table_owner(), transaction.now_ms().await?);
-            let heard = |owner| heard.get(&owner).copied().flatten();
+            let owners = rows.into_iter().map(|(owner, _)| owner).collect();
+            let heard = self.heard(&mut transaction, owners).await?;
+            let heard = |owner| heard.get(&owner).copied();
             claim = table.claim(self.table_owner(), fingerprint, is_resend, heard);
         }
         for call in calls.into_iter().filter(|call| table.get(*call).is_none()) {
@@ -163,9 +165,27 @@ impl PostgresStore {
         if let Claim::Call(record, response) = &mut claim {
             self.keep(&mut transaction, record).await?;
             *response = self.response(&mut transaction, record).await?;
+            self.beat_unless_within(LEASE / 2, &mut transaction).await?;
         }
         transaction.commit().await?;
         Ok(claim)
+    }
+
+    /// How long ago those of these owners were heard of that are alive. Apart from what locks their
+    /// rows: a join there would show the owner before the wait.
+    async fn heard(
+        &self,
+        transaction: &mut Transaction,
+        owners: Vec<i64>,
+    ) -> Result<HashMap<u64, Duration>, Error> {
+        let read = "SELECT owner, (extract(epoch FROM clock_timestamp() - heard) * 1000)::bigint \
+                    FROM tower_gemini_owners WHERE prefix = $1 AND owner = ANY($2)";
+        let read = sqlx::query_as(read).bind(&self.prefix).bind(owners);
+        let rows: Vec<(i64, i64)> = read.fetch_all(&mut **transaction).await?;
+        let heard = |(owner, ms): (i64, i64)| {
+            (owner.unsigned_abs(), Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
+        };
+        Ok(rows.into_iter().map(heard).filter(|(_, ago)| *ago < LEASE).collect())
     }
 
     async fn response_of(&self, call: u128) -> Result<Option<JournalResponse>, Error> {

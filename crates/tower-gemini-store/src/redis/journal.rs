@@ -83,7 +83,8 @@ impl RedisStore {
         fingerprint: CallFingerprint,
         is_resend: bool,
     ) -> Result<Claim, StoreError> {
-        let claim = with(self.on_journal("claim", 0, Some(fingerprint)), u8::from(is_resend));
+        let claim = self.on_journal("claim", 0, Some(fingerprint));
+        let claim = with(with(claim, u8::from(is_resend)), ms(LEASE));
         let reply = self.invoke(claim).await?;
         let malformed = || StoreError::new("the journal's script replied in another form");
         match (number(reply.first()), reply.as_slice()) {
