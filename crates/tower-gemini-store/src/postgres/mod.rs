@@ -15,8 +15,8 @@ mod quota;
 mod records;
 mod spending;
 
-/// Keeps quota, spending and the journal of paid calls in Postgres (11 or later), for every process
-/// that reaches the server.
+/// Keeps quota, spending and the journal of paid calls in Postgres (11 or later; tested with 15), for
+/// every process that reaches the server.
 ///
 /// Each change is one transaction, on the server's clock. It takes effect when it is committed, so
 /// it survives whatever a committed transaction survives there: with the default

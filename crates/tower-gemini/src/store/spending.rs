@@ -442,6 +442,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_reservation_that_is_taken_back_settles_for_what_it_came_to() {
+        let mut stored = StoredSpending::new(books(5_000, 5_000));
+        let held = SpendAsk::new(books(5_000, 5_000), 1, money(900));
+        assert!(stored.reserve(at(NOW), &held).outcome.is_ok());
+        let row = stored.open(1).unwrap().clone();
+        let mut other = StoredSpending::restore(books(5_000, 5_000), &stored.pages()).unwrap();
+        other.settle_lost(&row);
+        other.reopen_lost(1, row);
+        assert_eq!(other.pages(), stored.pages(), "as if nothing had been lost");
+        let books = books(5_000, 5_000);
+        other.settle(at(NOW), &SpendSettlement::new(books.clone(), Some(1), money(300), 1));
+        let look = SpendAsk::new(books, 2, SpendAmounts::NONE);
+        for page in other.reserve(at(NOW), &look).spent {
+            let of = |amounts: SpendAmounts| amounts.get(CapDimension::MoneyAtMost);
+            assert_eq!((of(page.settled), of(page.reserved), page.images), (300, 0, 1));
+        }
+    }
+
+    #[test]
     fn caps_may_change_from_one_start_to_the_next_and_what_is_spent_stays() {
         let mut stored = StoredSpending::new(books(1_000, 1_000));
         let held = SpendAsk::new(books(1_000, 1_000), 1, money(900));
