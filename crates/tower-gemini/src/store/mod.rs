@@ -19,7 +19,8 @@
 //!
 //! A [`SpendingStore`] keeps what is spent in the same places, without leases: each attempt reserves
 //! its worst case, and replaces it by what it came to. Memory, redb and Postgres keep
-//! [`StoredSpending`], which is the account that a layer has without a store; the script of `RedisStore` is tested against it.
+//! [`StoredSpending`], which is the account that a layer has without a store; the script of
+//! `RedisStore` is tested against it.
 //!
 //! # Keys
 //!
