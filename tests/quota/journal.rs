@@ -1,18 +1,19 @@
-//! The journal in a file and on a redis: what a killed process leaves, and what replicas share.
+//! The journal in a file and on servers: what a killed process leaves, and what replicas share.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tower_gemini::store::{
     Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse, JournalState,
     MemoryJournal,
 };
-use tower_gemini_store::{RedbStore, RedisStore};
+use tower_gemini_store::RedbStore;
 
+use crate::common::{open, open_with};
 use crate::quota_redis::Server;
 
 const KEY: [u8; 32] = [7; 32];
@@ -23,7 +24,11 @@ fn record_of(call: u128, fingerprint: [u8; 32]) -> JournalRecord {
 }
 
 fn begin(call: u128) -> JournalChange {
-    JournalChange::Begin(Box::new(record_of(call, KEY)))
+    begin_of(call, KEY)
+}
+
+fn begin_of(call: u128, fingerprint: [u8; 32]) -> JournalChange {
+    JournalChange::Begin(Box::new(record_of(call, fingerprint)))
 }
 
 fn stored(bytes: usize, taken: bool) -> JournalChange {
@@ -173,15 +178,94 @@ async fn the_journal_in_memory_keeps_the_rules() {
 #[tokio::test]
 async fn the_journal_on_redis_keeps_the_rules() {
     let Some(server) = Server::start() else { return };
-    let store = || Arc::new(RedisStore::open(&server.url()).unwrap());
-    keeps_the_rules(store(), store()).await;
+    keeps_the_rules(open(&server.url()).journal, open(&server.url()).journal).await;
+}
+
+#[tokio::test]
+async fn the_journal_on_postgres_keeps_the_rules() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    keeps_the_rules(open(&server.url()).journal, open(&server.url()).journal).await;
+}
+
+#[tokio::test]
+async fn of_many_processes_on_redis_one_takes_a_key_and_one_gets_its_response() {
+    let Some(server) = Server::start() else { return };
+    one_of_many(&server.url()).await;
+}
+
+#[tokio::test]
+async fn of_many_processes_on_postgres_one_takes_a_key_and_one_gets_its_response() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    one_of_many(&server.url()).await;
+}
+
+/// Of processes that begin at once, with clocks that are decades behind, and then of others that claim
+/// at once. A process that had only claimed counted as gone: another one got the response too.
+async fn one_of_many(url: &str) {
+    let journals: Vec<_> = (0..8).map(|_| open(url).journal).collect();
+    for round in 0..10_u8 {
+        let call_of = |n: usize| 100 * u128::from(round) + n as u128;
+        let key = [round; 32];
+        let begin = |(n, journal): (usize, &Arc<dyn Journal>)| {
+            let mut record = record_of(call_of(n), key);
+            (record.keyed_request, record.since_ms) = (Some([9; 32]), 0);
+            journal.write(call_of(n), JournalChange::Begin(Box::new(record)))
+        };
+        let begun = join_all(journals.iter().enumerate().map(begin)).await;
+        let owners: Vec<_> = (0..8).filter(|n| *begun[*n].as_ref().unwrap()).collect();
+        let [owner] = owners[..] else { panic!("{begun:?}") };
+        for (n, journal) in journals.iter().enumerate().filter(|(n, _)| *n != owner) {
+            let claim = journal.claim(key, false).await.unwrap();
+            assert!(matches!(claim, Claim::InFlight { detached: true, .. }), "{n}: {claim:?}");
+        }
+        assert!(journals[owner].write(call_of(owner), JournalChange::Forget).await.unwrap());
+
+        assert!(journals[0].write(call_of(9), begin_of(call_of(9), key)).await.unwrap());
+        assert!(journals[0].write(call_of(9), stored(1_000, false)).await.unwrap());
+        let others: Vec<_> = (0..8).map(|_| open(url).journal).collect();
+        let claims = join_all(others.iter().map(|other| other.claim(key, false))).await;
+        let got = claims.iter().filter(|claim| matches!(claim, Ok(Claim::Call(_, Some(_)))));
+        assert_eq!(got.count(), 1);
+    }
+}
+
+// Nobody asks again for most of what was delivered.
+#[tokio::test]
+async fn what_is_of_no_use_any_more_leaves_postgres_unasked() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    let (gone, other) = (open(&server.url()).journal, open(&server.url()).journal);
+    for change in [begin(1), stored(1_000, true), JournalChange::Delivered(KEEP / 10_000)] {
+        assert!(gone.write(1, change).await.unwrap());
+    }
+    assert!(other.write(2, begin(2)).await.unwrap());
+    let calls =
+        || server.run("SELECT string_agg(right(call::text, 1), ' ') FROM tower_gemini_calls");
+    for _ in 0..100 {
+        if calls() == "2" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{} are there", calls());
 }
 
 #[tokio::test]
 async fn responses_on_redis_stay_within_their_bytes_and_the_oldest_makes_room() {
     let Some(server) = Server::start() else { return };
-    let store = || RedisStore::open(&server.url()).unwrap().max_response_bytes(10_000);
-    let (own, other) = (store(), store());
+    responses_stay_within_their_bytes(&server.url()).await;
+}
+
+#[tokio::test]
+async fn responses_on_postgres_stay_within_their_bytes_and_the_oldest_makes_room() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    responses_stay_within_their_bytes(&server.url()).await;
+    let held = server.run("SELECT sum(octet_length(body)) FROM tower_gemini_calls");
+    assert_eq!(held, "8000");
+}
+
+async fn responses_stay_within_their_bytes(url: &str) {
+    let journal = || open_with(url, "test", 10_000).journal;
+    let (own, other) = (journal(), journal());
     for call in 1..=4 {
         let record = record_of(call, [call as u8; 32]);
         assert!(own.write(call, JournalChange::Begin(Box::new(record))).await.unwrap());
@@ -206,8 +290,18 @@ async fn responses_on_redis_stay_within_their_bytes_and_the_oldest_makes_room() 
 #[tokio::test]
 async fn a_delivered_response_that_makes_room_on_redis_is_lost_to_its_marked_resend_alone() {
     let Some(server) = Server::start() else { return };
-    let store = || RedisStore::open(&server.url()).unwrap().max_response_bytes(10_000);
-    let (own, other) = (store(), store());
+    what_was_delivered_makes_room(&server.url()).await;
+}
+
+#[tokio::test]
+async fn a_delivered_response_that_makes_room_on_postgres_is_lost_to_its_marked_resend_alone() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    what_was_delivered_makes_room(&server.url()).await;
+}
+
+async fn what_was_delivered_makes_room(url: &str) {
+    let journal = || open_with(url, "test", 10_000).journal;
+    let (own, other) = (journal(), journal());
     for call in 1..=3 {
         let record = record_of(call, [call as u8; 32]);
         assert!(own.write(call, JournalChange::Begin(Box::new(record))).await.unwrap());
@@ -230,21 +324,31 @@ async fn a_delivered_response_that_makes_room_on_redis_is_lost_to_its_marked_res
 #[tokio::test]
 async fn what_a_killed_process_left_on_redis_is_taken_over() {
     let Some(server) = Server::start() else { return };
-    let mut child = child("redis", Some(&server.url()), Path::new(""));
+    what_a_killed_process_left_is_taken_over(&server.url()).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_on_postgres_is_taken_over() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    what_a_killed_process_left_is_taken_over(&server.url()).await;
+}
+
+async fn what_a_killed_process_left_is_taken_over(url: &str) {
+    let mut child = child(url);
     await_line(&mut child, "ready");
-    let other = RedisStore::open(&server.url()).unwrap();
+    let other = open(url).journal;
     let claim = other.claim(KEY, false).await.unwrap();
     assert!(matches!(claim, Claim::InFlight { .. }), "{claim:?}");
     child.kill().unwrap();
     child.wait().unwrap();
-    taken_over(&other).await;
+    taken_over(&*other).await;
 }
 
 #[tokio::test]
 async fn what_a_killed_process_left_in_its_file_is_taken_over() {
     let path =
         std::env::temp_dir().join(format!("tower-gemini-journal-{}.redb", std::process::id()));
-    let mut child = child("redb", None, &path);
+    let mut child = child(path.to_str().unwrap());
     await_line(&mut child, "ready");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -313,20 +417,16 @@ async fn taken_over(journal: &dyn Journal) {
     assert_eq!(found, [(2, Some(1_000_000)), (1, None)]);
 }
 
-const WHERE: &str = "JOURNAL_TEST_STORE";
 const AT: &str = "JOURNAL_TEST_AT";
 
 /// Not a test of its own: the process that is killed.
 #[test]
 #[ignore = "started as another process, and killed"]
 fn child_that_is_killed() {
-    let (Ok(kind), Ok(at)) = (std::env::var(WHERE), std::env::var(AT)) else { return };
+    let Ok(at) = std::env::var(AT) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let journal: Arc<dyn Journal> = match kind.as_str() {
-            "redis" => Arc::new(RedisStore::open(&at).unwrap()),
-            _ => Arc::new(RedbStore::open(&at).unwrap()),
-        };
+        let journal = open(&at).journal;
         let written: Vec<JournalFuture<bool>> = vec![
             journal.write(1, begin(1)),
             journal.write(2, begin(2)),
@@ -342,11 +442,9 @@ fn child_that_is_killed() {
     });
 }
 
-fn child(kind: &str, url: Option<&str>, path: &Path) -> Child {
-    let at = url.map_or_else(|| path.to_owned(), PathBuf::from);
+fn child(at: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["journal::child_that_is_killed", "--exact", "--ignored", "--nocapture"])
-        .env(WHERE, kind)
         .env(AT, at)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -10,6 +10,7 @@
 
 mod common;
 mod journal;
+mod quota_postgres;
 mod quota_redb;
 mod quota_redis;
 mod quota_shuttle;

@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tower_gemini::quota_guard::{
     Limits, QuotaAmounts, QuotaDimension, QuotaGuardLayer, QuotaKey, StoreFailure,
 };
-use tower_gemini::store::{Exchange, QuotaStore};
+use tower_gemini::store::Exchange;
 use tower_gemini_store::RedisStore;
 
-use crate::common::MODEL;
+use crate::common::{MODEL, open};
 
-const URL: &str = "QUOTA_TEST_REDIS_URL";
+const URL: &str = "QUOTA_TEST_STORE";
 const SECONDS: &str = "QUOTA_TEST_SECONDS";
 const RPM: u64 = 600;
 
@@ -105,12 +105,11 @@ pub(crate) fn pause(wait: Duration) {
     let _ = receiver.recv_timeout(wait);
 }
 
-fn layer(url: &str, limits: Limits) -> QuotaGuardLayer {
-    let store = RedisStore::open(url).unwrap().restart_hold(Duration::ZERO);
-    QuotaGuardLayer::new(limits).store(Arc::new(store)).alert_at([])
+pub(crate) fn layer(url: &str, limits: Limits) -> QuotaGuardLayer {
+    QuotaGuardLayer::new(limits).store(open(url).quota).alert_at([])
 }
 
-fn key() -> QuotaKey {
+pub(crate) fn key() -> QuotaKey {
     QuotaKey::new("default", MODEL)
 }
 
@@ -118,7 +117,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn soon() -> Option<Instant> {
+pub(crate) fn soon() -> Option<Instant> {
     Some(Instant::now() + Duration::from_secs(3))
 }
 
@@ -174,8 +173,12 @@ fn read(child: &mut Child) -> (u64, u64) {
 #[test]
 fn processes_at_full_pressure_take_no_more_than_the_limit_together() {
     let Some(server) = Server::start() else { return };
+    processes_take_no_more_than_the_limit(&server.url());
+}
+
+pub(crate) fn processes_take_no_more_than_the_limit(url: &str) {
     // All of it happens within one window, so together they may take the limit once.
-    let mut children: Vec<_> = (0..4).map(|_| child(&server.url(), 8)).collect();
+    let mut children: Vec<_> = (0..4).map(|_| child(url, 8)).collect();
     let results: Vec<_> = children.iter_mut().map(read).collect();
     let taken: u64 = results.iter().map(|(taken, _)| taken).sum();
     let exchanges: u64 = results.iter().map(|(_, exchanges)| exchanges).sum();
@@ -188,7 +191,11 @@ fn processes_at_full_pressure_take_no_more_than_the_limit_together() {
 #[test]
 fn a_client_killed_in_mid_flight_costs_at_most_its_lease() {
     let Some(server) = Server::start() else { return };
-    let mut victim = child(&server.url(), 30);
+    a_killed_client_costs_at_most_its_lease(&server.url());
+}
+
+pub(crate) fn a_killed_client_costs_at_most_its_lease(url: &str) {
+    let mut victim = child(url, 30);
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
     // Killed as soon as it has taken something.
     while let Some(Ok(line)) = lines.next() {
@@ -205,7 +212,7 @@ fn a_client_killed_in_mid_flight_costs_at_most_its_lease() {
         .last()
         .unwrap_or(10);
     victim.wait().unwrap();
-    let mut heir = child(&server.url(), 6);
+    let mut heir = child(url, 6);
     let (taken, _) = read(&mut heir);
     println!("the victim took at least {printed}, its heir {taken}, of {RPM}");
     assert!(printed + taken <= RPM);
@@ -288,8 +295,12 @@ fn a_server_that_is_stopped_hangs_nobody() {
 #[test]
 fn the_script_counts_what_the_guard_counts() {
     let Some(server) = Server::start() else { return };
+    counts_what_the_guard_counts(&server.url());
+}
+
+pub(crate) fn counts_what_the_guard_counts(url: &str) {
     block_on(async {
-        let layer = layer(&server.url(), Limits::unlimited().rpm(50).tpm(1_000).ipm(20).rpd(200));
+        let layer = layer(url, Limits::unlimited().rpm(50).tpm(1_000).ipm(20).rpd(200));
         let handle = layer.handle(&key()).unwrap();
         let mut kept = Vec::new();
         while let Ok(mut reservation) =
@@ -323,8 +334,12 @@ fn the_script_counts_what_the_guard_counts() {
 #[test]
 fn a_day_that_was_closed_and_reopened_grants_again() {
     let Some(server) = Server::start() else { return };
+    a_closed_day_can_be_reopened(&server.url());
+}
+
+pub(crate) fn a_closed_day_can_be_reopened(url: &str) {
     block_on(async {
-        let store = RedisStore::open(&server.url()).unwrap().restart_hold(Duration::ZERO);
+        let store = open(url).quota;
         let granted = async |close_day| {
             let need = QuotaAmounts::for_call(10, 1);
             let mut ask = Exchange::new(key(), Limits::unlimited().rpm(50), need, 1);

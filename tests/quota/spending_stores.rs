@@ -10,10 +10,11 @@ use tower_gemini::calendar::Zone;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::spending::{BlockedBy, Caps, Period, SpendAmounts, Spent};
 use tower_gemini::store::{
-    RecordStore, SpendAsk, SpendSettlement, SpendingBooks, SpendingStore, StoredSpending,
+    SpendAsk, SpendSettlement, SpendingBooks, SpendingStore, StoredSpending,
 };
-use tower_gemini_store::{RedbStore, RedisStore};
+use tower_gemini_store::{PostgresStore, RedbStore, RedisStore};
 
+use crate::common::{open, open_with};
 use crate::quota_redis::{Server, block_on, pause};
 
 const STORE: &str = "SPENDING_TEST_STORE";
@@ -33,21 +34,12 @@ fn books(caps: Caps) -> Arc<SpendingBooks> {
     ))
 }
 
-/// A file or the URL of a redis.
-fn open(store: &str) -> Arc<dyn SpendingStore> {
-    if store.starts_with("redis:") {
-        Arc::new(RedisStore::open(store).unwrap().give_up_after(Duration::from_millis(500)))
-    } else {
-        Arc::new(RedbStore::open(store).unwrap())
-    }
-}
-
 /// Not a test of its own: a process that is killed.
 #[test]
 #[ignore = "started by other tests as another process"]
 fn child_that_spends() {
     let Ok(store) = std::env::var(STORE) else { return };
-    let (store, books) = (open(&store), books(Caps::none().attempts(LIMIT)));
+    let (store, books) = (open(&store).spending, books(Caps::none().attempts(LIMIT)));
     block_on(async {
         for n in 0_u32.. {
             let id = u128::from(std::process::id()) << 32 | u128::from(n);
@@ -139,6 +131,12 @@ fn kills_of_two_processes_pass_no_cap_with_redis() {
 }
 
 #[test]
+fn kills_of_two_processes_pass_no_cap_with_postgres() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    kills_pass_no_cap(&server.url(), 2);
+}
+
+#[test]
 fn what_was_not_settled_when_a_file_was_closed_counts_as_spent() {
     let path = file("reopened");
     let books = books(Caps::none().attempts(10));
@@ -164,6 +162,17 @@ fn what_was_not_settled_when_a_file_was_closed_counts_as_spent() {
 fn what_redis_gave_up_can_still_be_settled() {
     let Some(server) = Server::start() else { return };
     let store = RedisStore::open(&server.url()).unwrap().give_up_after(Duration::from_millis(1));
+    what_was_given_up_can_still_be_settled(&store);
+}
+
+#[test]
+fn what_postgres_gave_up_can_still_be_settled() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    let store = PostgresStore::open(&server.url()).unwrap();
+    what_was_given_up_can_still_be_settled(&store.give_up_after(Duration::from_millis(1)));
+}
+
+fn what_was_given_up_can_still_be_settled(store: &dyn SpendingStore) {
     let books = books(Caps::none().attempts(10));
     let ask = |id, amounts| SpendAsk::new(books.clone(), id, amounts);
     let taken = |spent: &[Spent]| (spent[0].settled.attempts, spent[0].reserved.attempts);
@@ -186,9 +195,20 @@ fn what_redis_gave_up_can_still_be_settled() {
 #[test]
 fn redis_counts_as_the_account_does() {
     let Some(server) = Server::start() else { return };
+    counts_as_the_account_does(&server.url());
+}
+
+/// What is written and read again between two moves loses nothing.
+#[test]
+fn postgres_counts_as_the_account_does() {
+    let Some(server) = test_programs::postgres::start() else { return };
+    counts_as_the_account_does(&server.url());
+}
+
+fn counts_as_the_account_does(url: &str) {
     for seed in 0..40 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let store = RedisStore::open(&server.url()).unwrap().prefix(&format!("seed-{seed}"));
+        let store = open_with(url, &format!("seed-{seed}"), 0).spending;
         let caps = Caps::none()
             .at_most_microusd(random.u64(0..9_000))
             .attempts(random.u64(0..12))
@@ -250,15 +270,10 @@ fn redis_counts_as_the_account_does() {
 #[test]
 fn records_outlive_a_process_until_they_are_removed() {
     let path = file("records");
-    let server = Server::start();
-    let redis = server.as_ref().map(|server| server.url());
-    for store in path.to_str().into_iter().chain(redis.as_deref()) {
-        let open = || -> Arc<dyn RecordStore> {
-            match store.starts_with("redis:") {
-                true => Arc::new(RedisStore::open(store).unwrap()),
-                false => Arc::new(RedbStore::open(store).unwrap()),
-            }
-        };
+    let (redis, postgres) = (Server::start(), test_programs::postgres::start());
+    let servers = [redis.as_ref().map(Server::url), postgres.as_ref().map(|server| server.url())];
+    for store in path.to_str().into_iter().chain(servers.iter().flatten().map(String::as_str)) {
+        let open = || open(store).records;
         let record = |key: &str, text: Option<&str>| (key.to_owned(), text.map(str::to_owned));
         let keys = || ["a {b}", "gone", "never"].map(str::to_owned).to_vec();
         block_on(async {
@@ -268,7 +283,11 @@ fn records_outlive_a_process_until_they_are_removed() {
             let records = vec![record("a {b}", Some("old")), record("gone", Some("x"))];
             before.change("one", records).await.unwrap();
             before.change("other", vec![record("a {b}", Some("other"))]).await.unwrap();
-            let records = vec![record("a {b}", Some("new")), record("gone", None)];
+            let records = vec![
+                record("gone", None),
+                record("a {b}", Some("older")),
+                record("a {b}", Some("new")),
+            ];
             before.change("one", records).await.unwrap();
             drop(before);
             let after = open();

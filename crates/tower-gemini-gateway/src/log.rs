@@ -38,11 +38,13 @@ pub(crate) fn begin(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The same for the password in a URL (`scheme://user:password@host`).
+/// The same for the passwords in a URL (`scheme://user:password@host`, `scheme://…?password=…`).
 pub(crate) fn hide_password(url: &str) {
     let authority = url.split('/').nth(2).unwrap_or_default();
-    let password = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
-    if let Some((_, password)) = password {
+    let of_user = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':'));
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let of_query = query.split('&').filter_map(|part| part.strip_prefix("password="));
+    for password in of_user.map(|(_, password)| password).into_iter().chain(of_query) {
         hide(password);
         hide(&percent_decode_str(password).decode_utf8_lossy());
     }
@@ -107,8 +109,10 @@ mod tests {
             .finish();
         hide("no-form-SENTINEL/of-a-key");
         hide_password("redis://:pass-SENTINEL%2f@host:1/0");
+        hide_password("postgres://host/db?user=u&password=query-SENTINEL");
         tracing::subscriber::with_default(log, || {
             tracing::error!("AUTH pass-SENTINEL/ failed");
+            tracing::error!("AUTH query-SENTINEL failed");
             tracing::error!(error = "no-form-SENTINEL/of-a-key", "in no form of a key");
             tracing::info!(
                 uri = "/v1/x?key=AIzaSySENTINEL7890abcdefghijklmnopqrstu&alt=sse",

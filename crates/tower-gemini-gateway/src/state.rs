@@ -1,4 +1,4 @@
-//! Opens what outlives the process: the state directory, and the store in it or on a redis.
+//! Opens what outlives the process: the state directory, and the store in it or on a server.
 //!
 //! The directory belongs to one gateway at a time and is probed as long as that runs: what cannot
 //! be written is a [`problem`](State::problem), and new paid work is refused meanwhile.
@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tower_gemini::store::{Journal, QuotaStore, RecordStore, SpendingStore, StoreError};
+#[cfg(feature = "postgres")]
+use tower_gemini_store::PostgresStore;
 #[cfg(feature = "redb")]
 use tower_gemini_store::RedbStore;
 #[cfg(feature = "redis")]
@@ -19,7 +21,7 @@ use tower_gemini_store::RedisStore;
 
 use crate::config::{self, ConfigError, StoreUrl};
 use crate::figures::FiguresFile;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "postgres"))]
 use crate::log;
 
 /// How often the directory and the store are probed while all is well. Each probe flushes the disk
@@ -44,7 +46,8 @@ struct Inner {
     is_closed: AtomicBool,
 }
 
-/// The store that a gateway uses. It has one of the features `redb` and `redis`, or both.
+/// The store that a gateway uses. It has at least one of the features `redb`, `redis` and
+/// `postgres`.
 #[derive(Clone)]
 pub(crate) enum Store {
     /// A file in the state directory.
@@ -53,6 +56,9 @@ pub(crate) enum Store {
     /// A server that replicas share.
     #[cfg(feature = "redis")]
     Redis(Arc<RedisStore>),
+    /// The same.
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<PostgresStore>),
 }
 
 impl fmt::Debug for Store {
@@ -67,13 +73,13 @@ impl State {
     /// # Errors
     ///
     /// A directory that cannot be made or written or that another gateway uses, a file in it that
-    /// is no database, or a redis that cannot be reached or written.
+    /// is no database, or a server that cannot be reached or written.
     pub(crate) async fn open(config: &config::Server) -> Result<Self, ConfigError> {
         let dir = config.state_dir.clone().map(Directory::open).transpose()?;
         let Some(store) = Store::open(config, dir.as_ref().map(|dir| dir.path.as_path()))? else {
             tracing::warn!(
                 "a crash of this process forgets what was paid for, what counts against caps and \
-                 the day's requests: set server.state_dir, or server.store to a redis"
+                 the day's requests: set server.state_dir, or server.store to a redis or postgres"
             );
             return Ok(Self::default());
         };
@@ -130,6 +136,8 @@ impl State {
         match self.store() {
             #[cfg(feature = "redis")]
             Some(Store::Redis(_)) => true,
+            #[cfg(feature = "postgres")]
+            Some(Store::Postgres(_)) => true,
             _ => false,
         }
     }
@@ -220,6 +228,7 @@ impl Store {
         match &config.store {
             StoreUrl::Redb => dir.map(|dir| Self::open_redb(dir, config)).transpose(),
             StoreUrl::Redis(url) => Self::open_redis(url, config).map(Some),
+            StoreUrl::Postgres(url) => Self::open_postgres(url, config).map(Some),
         }
     }
 
@@ -255,13 +264,7 @@ impl Store {
             .replicas(config.store_replicas)
             .max_response_bytes(config.store_bytes.0)
             .restart_hold(config.store_restart_hold.0);
-        if let Some(name) = &config.store_password_env {
-            let unset = || {
-                let what = format!("the environment variable {name} is not set");
-                ConfigError::at("server.store_password_env", what, "export it before the start")
-            };
-            let password = std::env::var(name).map_err(|_| unset())?;
-            log::hide(&password);
+        if let Some(password) = password(config)? {
             store = store.password(&password).map_err(wrong)?;
         }
         Ok(Self::Redis(Arc::new(store)))
@@ -273,12 +276,33 @@ impl Store {
         Err(ConfigError::at("server.store", what, "write server.store = \"redb\""))
     }
 
+    #[cfg(feature = "postgres")]
+    fn open_postgres(url: &str, config: &config::Server) -> Result<Self, ConfigError> {
+        log::hide_password(url);
+        let mut store = PostgresStore::open(url)
+            .map_err(|error| ConfigError::at("server.store", error.to_string(), ""))?
+            .prefix(&config.store_prefix)
+            .max_response_bytes(config.store_bytes.0);
+        if let Some(password) = password(config)? {
+            store = store.password(&password);
+        }
+        Ok(Self::Postgres(Arc::new(store)))
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn open_postgres(_url: &str, _config: &config::Server) -> Result<Self, ConfigError> {
+        let what = "this gateway was built without the feature `postgres`";
+        Err(ConfigError::at("server.store", what, "write server.store = \"redb\""))
+    }
+
     fn name(&self) -> &'static str {
         match *self {
             #[cfg(feature = "redb")]
             Self::Redb(_) => "store in the state directory",
             #[cfg(feature = "redis")]
             Self::Redis(_) => "redis of server.store",
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => "postgres of server.store",
         }
     }
 
@@ -288,6 +312,8 @@ impl Store {
             Self::Redb(_) => FREE_THE_DISK,
             #[cfg(feature = "redis")]
             Self::Redis(_) => "check that server, its memory and disk, and the connection to it",
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => "check that server, its disk, and the connection to it",
         }
     }
 
@@ -297,6 +323,8 @@ impl Store {
             Self::Redb(store) => store.probe().await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.probe().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.probe().await,
         }
     }
 
@@ -306,6 +334,8 @@ impl Store {
             Self::Redb(store) => store.close(),
             #[cfg(feature = "redis")]
             Self::Redis(_) => {}
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => {}
         }
     }
 
@@ -316,6 +346,8 @@ impl Store {
             Self::Redb(store) => store.problem().map(|error| failed(self, &error)),
             #[cfg(feature = "redis")]
             Self::Redis(_) => None,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
         }
     }
 
@@ -325,6 +357,8 @@ impl Store {
             Self::Redb(store) => store.shared_secret().await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => store.shared_secret().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.shared_secret().await,
         }
     }
 
@@ -335,6 +369,8 @@ impl Store {
             Self::Redb(store) => Arc::new(store),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store,
         }
     }
 
@@ -345,6 +381,8 @@ impl Store {
             Self::Redb(store) => Arc::new(store),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store,
         }
     }
 
@@ -355,6 +393,8 @@ impl Store {
             Self::Redb(store) => Arc::new(store),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store,
         }
     }
 
@@ -365,8 +405,23 @@ impl Store {
             Self::Redb(store) => Arc::new(store),
             #[cfg(feature = "redis")]
             Self::Redis(store) => store,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store,
         }
     }
+}
+
+/// The password of the store, where it is not in its URL.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+fn password(config: &config::Server) -> Result<Option<String>, ConfigError> {
+    let Some(name) = &config.store_password_env else { return Ok(None) };
+    let unset = || {
+        let what = format!("the environment variable {name} is not set");
+        ConfigError::at("server.store_password_env", what, "export it before the start")
+    };
+    let password = std::env::var(name).map_err(|_| unset())?;
+    log::hide(&password);
+    Ok(Some(password))
 }
 
 /// The state directory, locked for this process until it is dropped or the process ends.
@@ -394,8 +449,8 @@ impl Directory {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let what = "is in use by another gateway".to_owned();
-                let remedy = "give each gateway a directory of its own; replicas share a redis \
-                              (server.store)";
+                let remedy = "give each gateway a directory of its own; replicas share a redis or \
+                              postgres (server.store)";
                 return Err(unusable(what, remedy));
             }
             Err(TryLockError::Error(error)) => return Err(refused(error)),

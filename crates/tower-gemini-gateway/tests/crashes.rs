@@ -1,5 +1,5 @@
 //! The program, killed with SIGKILL at every step of a call: what was paid for is known to the next
-//! process, or to another one on the same redis, and nothing is paid twice.
+//! process, or to another one on the same server, and nothing is paid twice.
 
 #![cfg(unix)]
 #![allow(
@@ -149,14 +149,23 @@ async fn killed_at_any_step_a_call_is_paid_once_and_what_had_arrived_is_delivere
 async fn another_gateway_on_the_same_redis_takes_over_what_a_killed_one_left() {
     let redis_dir = Scratch::new("redis-server");
     let Some(redis) = Redis::start(&redis_dir).await else { return };
+    what_a_killed_gateway_left_is_taken_over("redis", &redis.url()).await;
+}
+
+#[tokio::test]
+async fn another_gateway_on_the_same_postgres_takes_over_what_a_killed_one_left() {
+    let Some(postgres) = test_programs::postgres::start() else { return };
+    what_a_killed_gateway_left_is_taken_over("postgres", &postgres.url()).await;
+}
+
+async fn what_a_killed_gateway_left_is_taken_over(name: &str, store: &str) {
     let cases = STEPS.into_iter().flat_map(|step| [(step, None), (step, Some("a-key"))]);
     // Side by side: each waits until the killed process counts as gone.
     let case = async |(n, (step, key)): (usize, (Step, Option<&'static str>))| {
-        let (dir, other_dir) =
-            (Scratch::new(&format!("crash-a-{n}")), Scratch::new(&format!("crash-b-{n}")));
+        let [dir, other_dir] = ["a", "b"].map(|of| Scratch::new(&format!("crash-{name}-{of}-{n}")));
         let sim = sim();
         let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let server = format!("store = {:?}\nstore_prefix = \"case-{n}\"", redis.url());
+        let server = format!("store = {:?}\nstore_prefix = \"case-{n}\"", store);
         let gateway = start(&dir, &server, &upstream.url());
         let other = start(&other_dir, &server, &upstream.url());
         let open = bring_to(step, &gateway, &sim, key).await;
@@ -194,6 +203,9 @@ async fn a_response_that_its_client_never_read_is_there_for_a_marked_resend_afte
     case("redb", format!("state_dir = {:?}", dir.0.join("state")), &dir).await;
     if let Some(redis) = redis {
         case("redis", format!("store = {:?}", redis.url()), &dir).await;
+    }
+    if let Some(postgres) = test_programs::postgres::start() {
+        case("postgres", format!("store = {:?}", postgres.url()), &dir).await;
     }
 }
 

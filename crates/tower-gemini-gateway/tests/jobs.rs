@@ -122,6 +122,56 @@ async fn a_worker_killed_at_random_moments_delivers_and_pays_each_item_once() {
     eprintln!("{killed} kills: {done} delivered and paid once, {unknown} unknown");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_workers_on_a_postgres_is_killed_and_the_others_pay_for_nothing_twice() {
+    let Some(postgres) = test_programs::postgres::start() else { return };
+    let dir = Scratch::new("jobs-postgres");
+    let latency = Latency::fixed(Duration::from_millis(150));
+    let sim = Sim::builder().latency(latency).tiny_images(true).build();
+    let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = postgres.url();
+    let config = format!(
+        "[server]\nstore = \"{url}\"\n[jobs]\nstore = \"{url}\"\ndir = {:?}\nlease = \"2s\"\n\
+         api_key_env = \"JOBS_KEY\"\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\n\
+         base_url = \"{}\"\n[log]\nlevel = \"warn\"\n",
+        dir.0.join("images"),
+        upstream.url(),
+    );
+    std::fs::write(dir.0.join("gateway.toml"), config).unwrap();
+    write_items(&dir.0, 200);
+    text(&dir.0, &["submit", "apples.jsonl", "--max-concurrent", "6"]).await;
+    let start =
+        || jobs(&dir.0, &["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut workers = [start(), start(), start()];
+    let kills: u64 =
+        std::env::var("JOBS_KILLS").map_or(4, |text| text.parse::<u64>().unwrap() / 50);
+    for kill in 0..kills {
+        tokio::time::sleep(Duration::from_millis(fastrand_u64(400..1_500))).await;
+        let killed = &mut workers[usize::try_from(kill % 3).unwrap()];
+        if killed.try_wait().unwrap().is_some() {
+            break; // all done
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        *killed = start();
+    }
+    tokio::task::spawn_blocking(move || {
+        workers.iter_mut().for_each(|worker| assert!(worker.wait().unwrap().success()));
+    })
+    .await
+    .unwrap();
+    let job = shown(&dir.0, "apples").await;
+    let counts = &job["counts"];
+    let (done, unknown) = (number(&counts["done"]), number(&counts["unknown"]));
+    assert_eq!((job["state"].as_str(), done + unknown), (Some("finished"), 200), "{counts}");
+    let totals = sim.totals();
+    assert!((done..=done + unknown).contains(&(totals.charged as u64)), "{counts} {totals:?}");
+    let spent = &job["spent"];
+    let (least, most) = (number(&spent["at_least_microusd"]), number(&spent["at_most_microusd"]));
+    assert!((least..=most).contains(&totals.cost_microusd), "{spent} {totals:?}");
+    eprintln!("three workers on Postgres: {done} delivered and paid once, {unknown} unknown");
+}
+
 /// A random number without a crate for it: the address of nothing in particular and the time.
 fn fastrand_u64(range: std::ops::Range<u64>) -> u64 {
     use std::hash::{BuildHasher, Hasher};

@@ -1,4 +1,4 @@
-//! Two gateways on one redis under load, with clients that go from one to the other: nothing is
+//! Two gateways on one server under load, with clients that go from one to the other: nothing is
 //! paid twice, every resend gets its image, and quotas and caps hold for both together.
 //!
 //! The figures are printed: `cargo test -p tower-gemini-gateway --test replicas -- --nocapture`.
@@ -171,7 +171,7 @@ impl RoundRobin {
     }
 }
 
-fn config(redis: &Redis, upstream: &str) -> String {
+fn config(store: &str, upstream: &str) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nstore = {:?}\nstore_restart_hold = \"0s\"\n\
          [[upstream]]\nname = \"sim\"\nkind = \"relay\"\nbase_url = \"{upstream}\"\n\
@@ -179,9 +179,7 @@ fn config(redis: &Redis, upstream: &str) -> String {
          [quota]\nlongest_wait = \"1s\"\n[quota.model.{:?}]\nrpm = {RPM}\n\
          [quota.model.{:?}]\nrpd = {RPD}\n\
          [spending]\nper_day = {CAP_USD:?}\nassume_drafts = 0\n",
-        redis.url(),
-        BY_MINUTE.0,
-        BY_DAY.0,
+        store, BY_MINUTE.0, BY_DAY.0,
     )
 }
 
@@ -221,12 +219,23 @@ fn judge(outcome: &Outcome, ledger: &LedgerSnapshot) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_pay_for_no_image_twice_and_hold_quota_and_cap_together() {
-    let dirs = ["replicas-redis", "replicas-a", "replicas-b"].map(Scratch::new);
-    let Some(redis) = Redis::start(&dirs[0]).await else { return };
+    let dir = Scratch::new("replicas-redis");
+    let Some(redis) = Redis::start(&dir).await else { return };
+    pay_for_no_image_twice("redis", &redis.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_on_postgres_pay_for_no_image_twice_and_hold_quota_and_cap_together() {
+    let Some(postgres) = test_programs::postgres::start() else { return };
+    pay_for_no_image_twice("postgres", &postgres.url()).await;
+}
+
+async fn pay_for_no_image_twice(name: &str, store: &str) {
+    let dirs = ["a", "b"].map(|of| Scratch::new(&format!("replicas-{name}-{of}")));
     let sim = Sim::builder().latency(Latency::fixed(DRAWING)).tiny_images(true).build();
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let config = config(&redis, &upstream.url());
-    let gateways = [&dirs[1], &dirs[2]].map(|dir| Gateway::start(dir, &config));
+    let config = config(store, &upstream.url());
+    let gateways = [&dirs[0], &dirs[1]].map(|dir| Gateway::start(dir, &config));
     let balancer = RoundRobin { gateways, turn: AtomicUsize::new(0), sim: sim.clone() };
 
     let began = Instant::now();

@@ -313,8 +313,18 @@ async fn what_a_token_created_is_its_own_after_a_restart() {
 async fn gateways_on_one_redis_know_what_a_token_created_through_the_others() {
     let scratch = Scratch::new("owned-redis");
     let Some(redis) = Redis::start(&scratch).await else { return };
-    let store = format!("store = {:?}", redis.unix_url());
-    let config = token_config(&scratch, &files().await, &store, "");
+    gateways_know_what_a_token_created(&scratch, &redis.unix_url()).await;
+}
+
+#[tokio::test]
+async fn gateways_on_one_postgres_know_what_a_token_created_through_the_others() {
+    let Some(postgres) = test_programs::postgres::start() else { return };
+    gateways_know_what_a_token_created(&Scratch::new("owned-postgres"), &postgres.url()).await;
+}
+
+async fn gateways_know_what_a_token_created(scratch: &Scratch, store: &str) {
+    let store = format!("store = {store:?}");
+    let config = token_config(scratch, &files().await, &store, "");
     let ((_one, one), (_other, other)) = (start(&config).await, start(&config).await);
     assert_eq!(file(&one, ANN, CREATE.0, CREATE.1).await, 200);
     assert_eq!(file(&other, ANN, READ.0, READ.1).await, 200);
@@ -365,4 +375,29 @@ async fn a_kill_passes_no_cap_with_redis() {
     let scratch = Scratch::new("kill-redis");
     let Some(redis) = Redis::start(&scratch).await else { return };
     a_kill_passes_no_cap(&scratch, &format!("store = {:?}", redis.unix_url())).await;
+}
+
+#[tokio::test]
+async fn a_kill_passes_no_cap_with_postgres() {
+    let Some(postgres) = test_programs::postgres::start() else { return };
+    let scratch = Scratch::new("kill-postgres");
+    a_kill_passes_no_cap(&scratch, &format!("store = {:?}", postgres.url())).await;
+}
+
+#[tokio::test]
+async fn the_password_of_a_postgres_is_in_no_log_and_no_error() {
+    let Some(postgres) = test_programs::postgres::start() else { return };
+    let (scratch, (_, upstream)) = (Scratch::new("password"), upstream().await);
+    let url = |user: &str| postgres.url().replace("postgres@", &format!("{user}:pass-SENTINEL@"));
+    let log = "\n[log]\nlevel = \"trace\"\n";
+    let config = |user: &str| config(&upstream, &format!("store = {:?}", url(user)));
+    let program = Gateway::start(&scratch, &format!("{}{log}", config("postgres")));
+    assert_eq!(ask(&program.addr, 0).await.0, 200);
+    program.kill();
+    let lines = std::fs::read_to_string(scratch.0.join("log")).unwrap();
+    assert!(lines.contains("DEBUG") && !lines.contains("SENTINEL"), "{lines}");
+
+    let refused = tower_gemini_gateway::start(&config("nobody-at-all")).await.unwrap_err();
+    let shown = format!("{refused} {refused:?}");
+    assert!(shown.contains("nobody-at-all") && !shown.contains("SENTINEL"), "{shown}");
 }

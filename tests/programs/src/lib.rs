@@ -1,10 +1,13 @@
-//! Finds the programs that some tests need and no Rust toolchain brings.
+//! Finds and starts the programs that some tests need and no Rust toolchain brings.
 //!
 //! A test whose program is missing passes and says so, in a line that `.ci/run` reads:
 //! `skipped: <package> <test> needs <program>; <how to get it>`.
 
 use std::io::Write as _;
 use std::path::PathBuf;
+
+#[cfg(unix)]
+pub mod postgres;
 
 /// Returns the path of the first of these programs that is in `PATH`, or says that the calling test
 /// is [skipped](skip) for want of it.
@@ -14,13 +17,15 @@ use std::path::PathBuf;
 /// ```
 pub fn find(names: &[&str], apt_package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .flat_map(|dir| names.iter().map(move |name| dir.join(name)))
-        .find(|path| path.is_file());
+    let found = find_in(std::env::split_paths(&path), names);
     if found.is_none() {
         skip(names.first().unwrap_or(&""), &format!("`apt-get install {apt_package}`"));
     }
     found
+}
+
+fn find_in(dirs: impl Iterator<Item = PathBuf>, names: &[&str]) -> Option<PathBuf> {
+    dirs.flat_map(|dir| names.iter().map(move |name| dir.join(name))).find(|path| path.is_file())
 }
 
 /// Says on standard error, which the test harness does not capture, that the calling test is

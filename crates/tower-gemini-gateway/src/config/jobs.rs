@@ -6,7 +6,7 @@ use http::HeaderValue;
 use serde::Deserialize;
 use tower_gemini::quota_guard::QuotaDimension;
 
-use super::{Check, Config, ConfigError, ensure, read_secret};
+use super::{Check, Config, ConfigError, Span, ensure, read_secret};
 
 section! { pub(crate) Jobs {
     run: bool = true,
@@ -14,6 +14,7 @@ section! { pub(crate) Jobs {
     store_env: Option<String> = None,
     dir: Option<PathBuf> = None,
     max_running: usize = 8,
+    lease: Span = Span::secs(30),
     api_key_env: Option<String> = None,
     input_urls: bool = false,
 }}
@@ -30,6 +31,9 @@ impl Jobs {
     pub(super) fn check(&self, check: &mut impl FnMut(Check<()>)) {
         let what = "jobs.max_running = 0 runs nothing";
         check(ensure(self.max_running > 0, "jobs.max_running", what, "write 1 or more"));
+        let what = "jobs.lease is too short for a worker to be heard of";
+        let is_long = self.lease >= Span::secs(1);
+        check(ensure(is_long, "jobs.lease", what, "write \"1s\" or more"));
         let what = "jobs.store and jobs.store_env are two places";
         let both = self.store.is_some() && self.store_env.is_some();
         check(ensure(!both, "jobs.store_env", what, "write one of them"));

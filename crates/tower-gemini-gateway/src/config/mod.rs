@@ -335,6 +335,11 @@ impl Config {
         let is_plain = !server.store_prefix.is_empty() && !server.store_prefix.contains(['{', '}']);
         let what = "server.store_prefix is empty or has braces, which redis clusters read";
         check(ensure(is_plain, "server.store_prefix", what, "write letters, digits and `-`"));
+        let is_for_redis = !matches!(server.store, StoreUrl::Postgres(_));
+        let what = "server.store_replicas is for a redis: postgres has a setting of its own";
+        let remedy = "set synchronous_standby_names in postgres";
+        let is_obeyed = is_for_redis || server.store_replicas == 0;
+        check(ensure(is_obeyed, "server.store_replicas", what, remedy));
         check(self.check_memory());
         check(self.check_upstreams());
         check(self.check_auth());
@@ -912,7 +917,11 @@ mod tests {
             ("[otel]\nproxy = \"https://proxy\"\n", "http://host:port"),
             ("[log]\nlevel = \"lo=u=d\"\n", "debug or trace"),
             ("[log]\nformat = \"xml\"\n", "json"),
-            ("[server]\nstore = \"postgres://u:secret@db\"\n", "redis://host:6379/0"),
+            ("[server]\nstore = \"mysql://u:secret@db\"\n", "redis://host:6379/0"),
+            (
+                "[server]\nstore = \"postgres://u:secret@db\"\nstore_replicas = 1\n",
+                "synchronous_standby_names",
+            ),
             ("[server]\nstore_prefix = \"{a}\"\n", "letters, digits"),
             ("nonsense", "line 1"),
         ] {

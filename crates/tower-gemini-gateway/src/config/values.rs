@@ -70,11 +70,12 @@ impl BaseUrl {
     }
 }
 
-/// Where state is kept: `redb` for a file in the state directory, or the URL of a Redis.
+/// Where state is kept: `redb` for a file in the state directory, or the URL of a Redis or Postgres.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum StoreUrl {
     Redb,
     Redis(String),
+    Postgres(String),
 }
 
 impl StoreUrl {
@@ -86,20 +87,24 @@ impl StoreUrl {
 impl fmt::Debug for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A URL may hold a password.
-        f.write_str(if matches!(self, Self::Redb) { "redb" } else { "redis" })
+        f.write_str(match self {
+            Self::Redb => "redb",
+            Self::Redis(_) => "redis",
+            Self::Postgres(_) => "postgres",
+        })
     }
 }
 
 impl<'de> Deserialize<'de> for StoreUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let schemes = ["redis://", "rediss://", "unix://", "redis+unix://"];
-        match text.as_str() {
-            "redb" => Ok(Self::Redb),
-            url if schemes.iter().any(|scheme| url.starts_with(scheme)) => Ok(Self::Redis(text)),
+        match text.split_once("://").map_or(text.as_str(), |(scheme, _)| scheme) {
+            "redis" | "rediss" | "unix" | "redis+unix" => Ok(Self::Redis(text)),
+            "postgres" | "postgresql" => Ok(Self::Postgres(text)),
+            _ if text == "redb" => Ok(Self::Redb),
             _ => Err(D::Error::custom(
-                "server.store is neither \"redb\" nor a URL such as \"redis://host:6379/0\" or \
-                 \"rediss://host:6379/0\" (TLS)",
+                "server.store is neither \"redb\" nor a URL such as \"redis://host:6379/0\", \
+                 \"rediss://host:6379/0\" (TLS) or \"postgres://user@host/database\"",
             )),
         }
     }

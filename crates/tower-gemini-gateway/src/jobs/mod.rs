@@ -66,6 +66,7 @@ impl Jobs {
             .inputs(Inputs::new(".").fetch(move |url| Box::pin(fetch::image(url, connect))))
             .resume_within(resume_within)
             .max_running(config.jobs.max_running)
+            .lease(config.jobs.lease.0)
             .prices(config.read_catalog()?, platform(config))
             .off_peak_in(move || snapshots.borrow().layers().peak.delay(A_DAY));
         Ok(Some(Self { store, places, worker }))

@@ -81,6 +81,8 @@ if op == 'claim' then
     state = row[6] == '1' and 's' or 't'
   end
   redis.call('HSET', p .. 'c:' .. found, 'own', me, 'st', state)
+  -- It may not have written anything yet.
+  redis.call('SET', p .. 'o:' .. me, now, 'PX', ARGV[6])
   local body = redis.call('GET', p .. 'r:' .. found)
   return {1, row[1], state, row[3], row[4] or '', row[5] or '', body}
 end

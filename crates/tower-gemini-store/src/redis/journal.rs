@@ -1,41 +1,20 @@
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Script, Value};
-use tokio::sync::{mpsc, oneshot};
 use tower_gemini::store::{
     CallFingerprint, Claim, Journal, JournalChange, JournalFuture, JournalRecord, JournalResponse,
     JournalState, StoreError,
 };
 
 use super::RedisStore;
+use crate::lanes::{JournalWriter, LEASE};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("journal.lua")));
 
-/// How often a process says that it is alive, and how long it counts as alive after that. Another
-/// process that finds a call of it waits for at most the one to know that it is alive, and for the
-/// other to know that it is not.
-const BEAT: Duration = Duration::from_secs(1);
-const LEASE: Duration = Duration::from_secs(8);
-
-/// Changes of different calls do not wait for each other, unless they share a lane: a response of
-/// many megabytes takes its time.
-const LANES: usize = 16;
-
 /// How long a replica may take to confirm a write, where that is asked for.
 const REPLICA_LIMIT: Duration = Duration::from_millis(1_000);
-
-/// What a process needs to write a journal: shared by the clones of a store.
-#[derive(Debug, Default)]
-pub(super) struct Lanes(OnceLock<Vec<mpsc::UnboundedSender<Job>>>);
-
-#[derive(Debug)]
-struct Job {
-    call: u128,
-    change: JournalChange,
-    reply: oneshot::Sender<Result<bool, StoreError>>,
-}
 
 impl RedisStore {
     /// Sets how many bytes of stored responses the server holds for a journal. The ones that end
@@ -52,50 +31,6 @@ impl RedisStore {
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self
-    }
-
-    /// The lanes, started where this is the first write. `None` outside of a runtime.
-    fn lanes(&self) -> Option<&[mpsc::UnboundedSender<Job>]> {
-        if self.lanes.0.get().is_none() {
-            let runtime = tokio::runtime::Handle::try_current().ok()?;
-            self.lanes.0.get_or_init(|| {
-                // Without the lanes of this one: they end with its last clone.
-                let worker = Self { lanes: Arc::default(), ..self.clone() };
-                let alive = Arc::new(());
-                runtime.spawn(worker.clone().beat(Arc::downgrade(&alive)));
-                let start = |_| {
-                    let (lane, jobs) = mpsc::unbounded_channel();
-                    runtime.spawn(worker.clone().work(jobs, alive.clone()));
-                    lane
-                };
-                (0..LANES).map(start).collect()
-            });
-        }
-        self.lanes.0.get().map(Vec::as_slice)
-    }
-
-    /// Makes the changes of one lane, one after another.
-    async fn work(self, mut jobs: mpsc::UnboundedReceiver<Job>, _alive: Arc<()>) {
-        while let Some(Job { call, change, reply }) = jobs.recv().await {
-            let made = self.make(call, change).await;
-            if let Err(error) = &made {
-                tracing::warn!(%error, "the journal's redis did not take a change");
-            }
-            // Nobody may be waiting any more.
-            let _ = reply.send(made);
-        }
-    }
-
-    /// Says that this process is alive, as long as its lanes are.
-    async fn beat(self, alive: std::sync::Weak<()>) {
-        while alive.strong_count() > 0 {
-            let mut beat = self.on_journal("beat", 0, None);
-            beat.arg(ms(LEASE));
-            if let Err(error) = self.invoke(beat).await {
-                tracing::debug!(%error, "the journal's redis was not told that we are alive");
-            }
-            tokio::time::sleep(BEAT).await;
-        }
     }
 
     fn on_journal(
@@ -118,56 +53,6 @@ impl RedisStore {
             script.invoke_async(&mut connection).await
         })
         .await
-    }
-
-    async fn make(&self, call: u128, change: JournalChange) -> Result<bool, StoreError> {
-        let must_stay = matches!(&change, JournalChange::Begin(_) | JournalChange::Stored { .. });
-        let fingerprint = match &change {
-            JournalChange::Begin(record) => {
-                self.fingerprints().insert(call, record.fingerprint);
-                Some(record.fingerprint)
-            }
-            _ => self.fingerprints().get(&call).copied(),
-        };
-        let script = |op| self.on_journal(op, call, fingerprint);
-        let script = match change {
-            JournalChange::Begin(record) => {
-                let json = serde_json::to_string(&*record).map_err(StoreError::new)?;
-                let keyed = u8::from(record.keyed_request.is_some());
-                let state = if record.state == JournalState::Waiting { "w" } else { "i" };
-                let mut script = script("begin");
-                script.arg(json).arg(keyed).arg(record.keep_for_ms).arg(state).arg(ms(LEASE));
-                script
-            }
-            JournalChange::Stored { response, taken, keep_for } => {
-                let mut script = script("stored");
-                script.arg(ms(keep_for)).arg(if taken { "t" } else { "s" }).arg(response.head);
-                script.arg(response.chunks.concat()).arg(self.max_response_bytes);
-                script
-            }
-            JournalChange::Charged(cost) => with(script("charged"), JournalRecord::in_words(cost)),
-            JournalChange::Detached(now) => with(script("detached"), if now { "d" } else { "i" }),
-            JournalChange::Taken(now, keep_for) => {
-                with(with(script("taken"), if now { "t" } else { "s" }), ms(keep_for))
-            }
-            JournalChange::Delivered(keep_for) => with(script("delivered"), ms(keep_for)),
-            JournalChange::Lost(keep_for) => with(script("lost"), ms(keep_for)),
-            JournalChange::Forget => {
-                self.fingerprints().remove(&call);
-                script("forget")
-            }
-            _ => return Err(StoreError::new("a change that this version does not know")),
-        };
-        let reply = self.invoke(script).await?;
-        match number(reply.first()) {
-            Some(0) => {
-                self.fingerprints().remove(&call);
-                Ok(false)
-            }
-            Some(1) if must_stay => self.replicated().await.map(|()| true),
-            Some(3) => Err(StoreError::new("a response is larger than all that redis may hold")),
-            _ => Ok(true),
-        }
     }
 
     /// Waits until enough replicas have what was written.
@@ -198,7 +83,8 @@ impl RedisStore {
         fingerprint: CallFingerprint,
         is_resend: bool,
     ) -> Result<Claim, StoreError> {
-        let claim = with(self.on_journal("claim", 0, Some(fingerprint)), u8::from(is_resend));
+        let claim = self.on_journal("claim", 0, Some(fingerprint));
+        let claim = with(with(claim, u8::from(is_resend)), ms(LEASE));
         let reply = self.invoke(claim).await?;
         let malformed = || StoreError::new("the journal's script replied in another form");
         match (number(reply.first()), reply.as_slice()) {
@@ -266,22 +152,69 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
+impl JournalWriter for RedisStore {
+    async fn make(&self, call: u128, change: JournalChange) -> Result<bool, StoreError> {
+        let must_stay = matches!(&change, JournalChange::Begin(_) | JournalChange::Stored { .. });
+        let fingerprint = match &change {
+            JournalChange::Begin(record) => {
+                self.fingerprints().insert(call, record.fingerprint);
+                Some(record.fingerprint)
+            }
+            _ => self.fingerprints().get(&call).copied(),
+        };
+        let script = |op| self.on_journal(op, call, fingerprint);
+        let script = match change {
+            JournalChange::Begin(record) => {
+                let json = serde_json::to_string(&*record).map_err(StoreError::new)?;
+                let keyed = u8::from(record.keyed_request.is_some());
+                let state = if record.state == JournalState::Waiting { "w" } else { "i" };
+                let mut script = script("begin");
+                script.arg(json).arg(keyed).arg(record.keep_for_ms).arg(state).arg(ms(LEASE));
+                script
+            }
+            JournalChange::Stored { response, taken, keep_for } => {
+                let mut script = script("stored");
+                script.arg(ms(keep_for)).arg(if taken { "t" } else { "s" }).arg(response.head);
+                script.arg(response.chunks.concat()).arg(self.max_response_bytes);
+                script
+            }
+            JournalChange::Charged(cost) => with(script("charged"), JournalRecord::in_words(cost)),
+            JournalChange::Detached(now) => with(script("detached"), if now { "d" } else { "i" }),
+            JournalChange::Taken(now, keep_for) => {
+                with(with(script("taken"), if now { "t" } else { "s" }), ms(keep_for))
+            }
+            JournalChange::Delivered(keep_for) => with(script("delivered"), ms(keep_for)),
+            JournalChange::Lost(keep_for) => with(script("lost"), ms(keep_for)),
+            JournalChange::Forget => {
+                self.fingerprints().remove(&call);
+                script("forget")
+            }
+            _ => return Err(StoreError::new("a change that this version does not know")),
+        };
+        let reply = self.invoke(script).await?;
+        match number(reply.first()) {
+            Some(0) => {
+                self.fingerprints().remove(&call);
+                Ok(false)
+            }
+            Some(1) if must_stay => self.replicated().await.map(|()| true),
+            Some(3) => Err(StoreError::new("a response is larger than all that redis may hold")),
+            _ => Ok(true),
+        }
+    }
+
+    async fn beat(&self) -> Result<(), StoreError> {
+        let beat = with(self.on_journal("beat", 0, None), ms(LEASE));
+        self.invoke(beat).await.map(drop)
+    }
+}
+
 /// Records on the server, for every process that reaches it; a response is one string there.
 impl Journal for RedisStore {
     fn write(&self, call: u128, change: JournalChange) -> JournalFuture<bool> {
-        let (reply, made) = oneshot::channel();
-        let job = Job { call, change, reply };
-        // A lane for each call: its changes stay in their order.
-        let lane = usize::try_from(call % LANES as u128).unwrap_or(0);
-        if let Some(lane) = self.lanes().and_then(|lanes| lanes.get(lane)) {
-            // Without the task the reply is dropped, which is the error below.
-            let _ = lane.send(job);
-        }
-        Box::pin(async move {
-            made.await.unwrap_or_else(|_| {
-                Err(StoreError::new("the tasks that write the journal have ended"))
-            })
-        })
+        // Without the lanes of this one: they end with its last clone.
+        let writer = || Self { lanes: Arc::default(), ..self.clone() };
+        self.lanes.write(writer, call, change)
     }
 
     fn claim(&self, fingerprint: CallFingerprint, is_resend: bool) -> JournalFuture<Claim> {

@@ -12,6 +12,8 @@ use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::quota_guard::QuotaKey;
 use tower_gemini::store::{CallFingerprint, StoreError};
 
+use crate::lanes::Lanes;
+
 mod journal;
 mod quota;
 mod records;
@@ -65,7 +67,7 @@ pub struct RedisStore {
     owner: String,
     max_response_bytes: usize,
     replicas: u32,
-    lanes: Arc<journal::Lanes>,
+    lanes: Arc<Lanes>,
     /// Of the calls that this process has records of.
     fingerprints: Arc<std::sync::Mutex<HashMap<u128, CallFingerprint>>>,
 }

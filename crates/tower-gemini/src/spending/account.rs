@@ -429,17 +429,28 @@ impl Account {
 
     /// Replaces what was reserved by what the attempt came to, in the periods in which it was sent.
     pub fn settle(&mut self, reservation: SpendReservation, came_to: SpendAmounts, images: u64) {
-        for (book, start) in self.books.iter_mut().zip(reservation.starts) {
-            // Periods before the last one are no longer reported.
-            let page = match start {
-                start if start == book.page.start => &mut book.page,
-                start if start == book.last.start => &mut book.last,
-                _ => continue,
-            };
+        for page in self.pages_of(&reservation) {
             page.reserved.remove(reservation.amounts);
             page.settled.add(came_to);
             page.images += images;
         }
+    }
+
+    /// Makes a reservation out of what it was settled as: all of it.
+    pub(crate) fn unsettle(&mut self, reservation: SpendReservation) {
+        for page in self.pages_of(&reservation) {
+            page.settled.remove(reservation.amounts);
+            page.reserved.add(reservation.amounts);
+        }
+    }
+
+    /// The pages that count a reservation. Periods before the last one are no longer reported.
+    fn pages_of(&mut self, reservation: &SpendReservation) -> impl Iterator<Item = &mut Page> {
+        self.books.iter_mut().zip(&reservation.starts).filter_map(|(book, start)| match *start {
+            start if start == book.page.start => Some(&mut book.page),
+            start if start == book.last.start => Some(&mut book.last),
+            _ => None,
+        })
     }
 
     /// The lowest cap on money of any period that is below this price, with its period.

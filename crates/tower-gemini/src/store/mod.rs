@@ -13,12 +13,14 @@
 //! | [`MemoryStore`] | every layer that is given it | nothing |
 //! | `RedbStore` of `tower-gemini-store` | one process at a time | kill -9 and restart |
 //! | `RedisStore` of `tower-gemini-store` | every process that reaches the server | every client; what the server persists |
+//! | `PostgresStore` of `tower-gemini-store` | every process that reaches the server | every client, and a crash of the server |
 //!
 //! # Spending
 //!
 //! A [`SpendingStore`] keeps what is spent in the same places, without leases: each attempt reserves
-//! its worst case, and replaces it by what it came to. Memory and redb keep [`StoredSpending`], which
-//! is the account that a layer has without a store; the script of `RedisStore` is tested against it.
+//! its worst case, and replaces it by what it came to. Memory, redb and Postgres keep
+//! [`StoredSpending`], which is the account that a layer has without a store; the script of
+//! `RedisStore` is tested against it.
 //!
 //! # Keys
 //!

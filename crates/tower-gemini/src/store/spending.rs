@@ -240,6 +240,13 @@ impl StoredSpending {
         self.account.settle(self.account.reservation(open), open.amounts, 0);
     }
 
+    /// Takes back a reservation that was [settled as lost](Self::settle_lost): its process was only
+    /// cut off, and can settle it for what it came to.
+    pub fn reopen_lost(&mut self, id: u128, open: OpenSpend) {
+        self.account.unsettle(self.account.reservation(&open));
+        self.open.insert(id, open);
+    }
+
     /// Reserves in every period or in none.
     pub fn reserve(&mut self, now: SystemTime, ask: &SpendAsk) -> SpendReply {
         self.take_over(&ask.books);
@@ -432,6 +439,25 @@ mod tests {
             pages = Some(stored.pages());
         }
         assert_eq!(sent, 3);
+    }
+
+    #[test]
+    fn a_lost_reservation_that_is_taken_back_settles_for_what_it_came_to() {
+        let mut stored = StoredSpending::new(books(5_000, 5_000));
+        let held = SpendAsk::new(books(5_000, 5_000), 1, money(900));
+        assert!(stored.reserve(at(NOW), &held).outcome.is_ok());
+        let row = stored.open(1).unwrap().clone();
+        let mut other = StoredSpending::restore(books(5_000, 5_000), &stored.pages()).unwrap();
+        other.settle_lost(&row);
+        other.reopen_lost(1, row);
+        assert_eq!(other.pages(), stored.pages(), "as if nothing had been lost");
+        let books = books(5_000, 5_000);
+        other.settle(at(NOW), &SpendSettlement::new(books.clone(), Some(1), money(300), 1));
+        let look = SpendAsk::new(books, 2, SpendAmounts::NONE);
+        for page in other.reserve(at(NOW), &look).spent {
+            let of = |amounts: SpendAmounts| amounts.get(CapDimension::MoneyAtMost);
+            assert_eq!((of(page.settled), of(page.reserved), page.images), (300, 0, 1));
+        }
     }
 
     #[test]
