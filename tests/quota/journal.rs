@@ -199,8 +199,9 @@ async fn of_many_processes_on_postgres_one_takes_a_key_and_one_gets_its_response
     one_of_many(&server.url()).await;
 }
 
-/// Of processes that begin at once, with clocks that are decades behind, and then of others that claim
-/// at once. A process that had only claimed counted as gone: another one got the response too.
+/// Of processes that begin at once, with clocks that are decades behind, and then of others that
+/// claim at once. A process that had only claimed counted as gone: another one got the response
+/// too.
 async fn one_of_many(url: &str) {
     let journals: Vec<_> = (0..8).map(|_| open(url).journal).collect();
     for round in 0..10_u8 {

@@ -1,4 +1,5 @@
-//! Writes a journal to a server: the changes of a call one after another, and that the process lives.
+//! Writes a journal to a server: the changes of a call one after another, and that the process
+//! lives.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Set to anything, only programs in `PATH` are found: not those in Debian's directories of Postgres.
+/// Set to anything, only programs in `PATH` are found: not those in Debian's directories of
+/// Postgres.
 const ONLY_IN_PATH: &str = "TEST_PROGRAMS_ONLY_IN_PATH";
 
 /// A server on a free port of the loopback interface, which is stopped and removed with this value.

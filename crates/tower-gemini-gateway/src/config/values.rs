@@ -70,7 +70,8 @@ impl BaseUrl {
     }
 }
 
-/// Where state is kept: `redb` for a file in the state directory, or the URL of a Redis or Postgres.
+/// Where state is kept: `redb` for a file in the state directory, or the URL of a Redis or
+/// Postgres.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum StoreUrl {
     Redb,

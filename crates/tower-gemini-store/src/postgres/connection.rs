@@ -67,8 +67,8 @@ impl Connections {
         Ok(Transaction { connection, home: self.clone(), _place: place })
     }
 
-    /// The connection that was used last. Where that one is dead, the others are too: the server was
-    /// restarted.
+    /// The connection that was used last. Where that one is dead, the others are too: the server
+    /// was restarted.
     async fn begun_on_idle(&self) -> Option<PgConnection> {
         let (since, mut connection) = self.idle().pop()?;
         if since.elapsed() < IDLE_LIMIT && connection.execute(BEGIN).await.is_ok() {

@@ -279,8 +279,8 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Removes some of the records that are of no use any more, but for those of this process, which
-    /// says so itself, and owners that had no record for long.
+    /// Removes some of the records that are of no use any more, but for those of this process,
+    /// which says so itself, and owners that had no record for long.
     async fn sweep(&self) -> Result<(), Error> {
         let mut transaction = self.connections.begin().await?;
         let now_ms = transaction.now_ms().await?;

@@ -15,8 +15,8 @@ mod quota;
 mod records;
 mod spending;
 
-/// Keeps quota, spending and the journal of paid calls in Postgres (11 or later; tested with 15), for
-/// every process that reaches the server.
+/// Keeps quota, spending and the journal of paid calls in Postgres (11 or later; tested with 15),
+/// for every process that reaches the server.
 ///
 /// Each change is one transaction, on the server's clock. It takes effect when it is committed, so
 /// it survives whatever a committed transaction survives there: with the default
@@ -31,7 +31,8 @@ mod spending;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = PostgresStore::open("postgres://images@127.0.0.1/images")?.prefix("images");
-/// let layer = QuotaGuardLayer::new(Limits::unlimited().rpm(300).rpd(1_500)).store(Arc::new(store));
+/// let limits = Limits::unlimited().rpm(300).rpd(1_500);
+/// let layer = QuotaGuardLayer::new(limits).store(Arc::new(store));
 /// # let _ = layer;
 /// # Ok(()) }
 /// ```
@@ -44,15 +45,15 @@ mod spending;
 ///
 /// # A client that dies
 ///
-/// Nobody hears of it for 8 s then, and its calls in flight count as lost. What was left of its lease
-/// of quota stays counted until it leaves the window; of the daily requests that is at most one
-/// lease. Spending that it had reserved counts as spent at its worst case after
+/// Nobody hears of it for 8 s then, and its calls in flight count as lost. What was left of its
+/// lease of quota stays counted until it leaves the window; of the daily requests that is at most
+/// one lease. Spending that it had reserved counts as spent at its worst case after
 /// [`give_up_after`](Self::give_up_after).
 ///
 /// # Poolers
 ///
-/// A pooler between here and the server has to pass on prepared statements (PgBouncer 1.21 or later,
-/// `max_prepared_statements`), and the startup parameter `extra_float_digits`.
+/// A pooler between here and the server has to pass on prepared statements (PgBouncer 1.21 or
+/// later, `max_prepared_statements`), and the startup parameter `extra_float_digits`.
 #[derive(Clone)]
 pub struct PostgresStore {
     connections: Arc<Connections>,
@@ -69,12 +70,13 @@ pub struct PostgresStore {
 const MAX_CONNECTIONS: usize = 8;
 
 impl PostgresStore {
-    /// The tables, as SQL. They are created at the first use; a user who may not create tables needs
-    /// an administrator to run this before, in the schema that the user's `search_path` finds.
+    /// The tables, as SQL. They are created at the first use; a user who may not create tables
+    /// needs an administrator to run this before, in the schema that the user's `search_path`
+    /// finds.
     pub const SCHEMA: &'static str = include_str!("schema.sql");
 
-    /// Makes a store at this URL (`postgres://user:password@host:port/database`). It connects at the
-    /// first use. What the URL leaves out is taken from the variables of `libpq` (`PGUSER`,
+    /// Makes a store at this URL (`postgres://user:password@host:port/database`). It connects at
+    /// the first use. What the URL leaves out is taken from the variables of `libpq` (`PGUSER`,
     /// `PGPASSWORD`, …). With the feature `postgres-tls` it uses TLS where the server offers it;
     /// `?sslmode=verify-full` insists on that, and on the server's certificate.
     ///
@@ -99,8 +101,8 @@ impl PostgresStore {
         })
     }
 
-    /// Sets the name that every row of this store begins with: stores with another one share nothing
-    /// with it. Default `tower-gemini`.
+    /// Sets the name that every row of this store begins with: stores with another one share
+    /// nothing with it. Default `tower-gemini`.
     #[must_use]
     pub fn prefix(mut self, prefix: &str) -> Self {
         self.prefix = prefix.to_owned();

@@ -5,8 +5,8 @@ use tower_gemini::store::{Exchange, ExchangeFuture, QuotaStore, Reply, StoredCou
 use super::PostgresStore;
 use super::connection::{int, limited, unreadable};
 
-/// The counts of a key are one value, as [`StoredCounts::to_bytes`] writes them. The number is that of
-/// their form, as in the name of redb's table.
+/// The counts of a key are one value, as [`StoredCounts::to_bytes`] writes them. The number is that
+/// of their form, as in the name of redb's table.
 const COUNTS: &str = "quota_counts_v3";
 
 impl QuotaStore for PostgresStore {

@@ -15,7 +15,8 @@ impl RecordStore for PostgresStore {
         mut records: Vec<(String, Option<String>)>,
     ) -> SpendingFuture<()> {
         let store = self.clone();
-        // All processes lock in one order. The sort is stable: the last text of a key stays the last.
+        // All processes lock in one order. The sort is stable: the last text of a key stays the
+        // last.
         records.sort_by(|(a, _), (b, _)| a.cmp(b));
         let change = async move {
             let kind = kind(table);

@@ -14,8 +14,8 @@ use super::connection::{Transaction, int, limited, unreadable};
 /// So long what was given up can still be settled, by a process that was only cut off.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// What a ledger has spent is one value, as [`StoredSpending::pages`] writes it, with a row for each
-/// open reservation beside it. The number is that of its form, as in the name of redb's table.
+/// What a ledger has spent is one value, as [`StoredSpending::pages`] writes it, with a row for
+/// each open reservation beside it. The number is that of its form, as in the name of redb's table.
 const PAGES: &str = "spending_pages_v1";
 
 impl SpendingStore for PostgresStore {
@@ -68,7 +68,8 @@ impl PostgresStore {
         let now = locked.now();
         let reply = locked.account.reserve(now, ask);
         if let (Some(open), false) = (locked.account.open(ask.id), is_known) {
-            let add = "INSERT INTO tower_gemini_spends (prefix, ledger, id, open, is_lost, ends_ms) \
+            let add = "INSERT INTO tower_gemini_spends \
+                           (prefix, ledger, id, open, is_lost, ends_ms) \
                        VALUES ($1, $2, $3, $4, false, $5)";
             let add = sqlx::query(add).bind(&self.prefix).bind(&ask.books.ledger).bind(id);
             let add = add.bind(open.to_bytes()).bind(after(locked.now_ms, self.give_up_after));
