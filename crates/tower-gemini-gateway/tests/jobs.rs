@@ -105,18 +105,19 @@ async fn a_worker_killed_at_random_moments_delivers_and_pays_each_item_once() {
             (number(&spent["at_least_microusd"]), number(&spent["at_most_microusd"]));
         assert!((least..=most).contains(&totals.cost_microusd), "{spent} {}", totals.cost_microusd);
         assert_eq!(number(&job["reserved_microusd"]), 0);
-        // Every image is there, whole, and no two are the same.
+        // Every image is there, whole, and no two are of one response.
         text(&dir.0, &["fetch", "--out", "out"]).await;
         let manifest = std::fs::read_to_string(dir.0.join("out/manifest.jsonl")).unwrap();
-        let mut sums = HashSet::new();
+        let mut responses = HashSet::new();
         for line in manifest.lines() {
             let record: Value = serde_json::from_str(line).unwrap();
             let image = &record["images"][0];
             let file = dir.0.join("out").join(image["file"].as_str().unwrap());
             assert_eq!(std::fs::metadata(file).unwrap().len(), number(&image["bytes"]));
-            assert!(sums.insert(image["sha256"].to_string()), "one image for two items: {line}");
+            let response = record["response_id"].to_string();
+            assert!(responses.insert(response), "one response for two items: {line}");
         }
-        assert_eq!(sums.len() as u64, of_job);
+        assert_eq!(responses.len() as u64, of_job);
         (done, unknown) = (done + of_job, unknown + lost);
     }
     eprintln!("{killed} kills: {done} delivered and paid once, {unknown} unknown");

@@ -22,6 +22,9 @@ pub struct Record {
     pub prompt: String,
     /// The model that drew it, as its response says.
     pub model: String,
+    /// The id of the response that brought it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_id: Option<String>,
     /// The requested size, where one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
@@ -114,6 +117,7 @@ pub(crate) fn write(
         number: item.number,
         prompt: item.item.prompt.clone(),
         model: image.model_version.clone().unwrap_or_else(|| item.model.clone()),
+        response_id: image.response_id.clone(),
         size: item.item.size.map(|size| size.to_string()),
         lane: item.lane.to_string(),
         images,

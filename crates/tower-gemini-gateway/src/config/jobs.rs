@@ -32,7 +32,7 @@ impl Jobs {
         let what = "jobs.max_running = 0 runs nothing";
         check(ensure(self.max_running > 0, "jobs.max_running", what, "write 1 or more"));
         let what = "jobs.lease is too short for a worker to be heard of";
-        let is_long = self.lease >= Span::secs(1);
+        let is_long = self.lease.0 >= Span::secs(1).0;
         check(ensure(is_long, "jobs.lease", what, "write \"1s\" or more"));
         let what = "jobs.store and jobs.store_env are two places";
         let both = self.store.is_some() && self.store_env.is_some();
