@@ -206,8 +206,9 @@ mod data;
 mod page;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use data::nearest_cap;
 pub use data::{Alerts, Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
+pub(crate) use page::policy;
 pub use page::{csp, page};

@@ -321,6 +321,22 @@ impl JobStore {
         row.as_ref().map(item_of).transpose()
     }
 
+    /// The most that what is left of a job can cost, a call an item, in millionths of a US dollar.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub async fn to_come(&self, job: &str) -> Result<u64, StoreError> {
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(worst_microusd), 0) AS BIGINT) AS worst FROM items \
+             WHERE job = $1 AND state IN ('waiting', 'running', 'in_batch')",
+        )
+        .bind(job)
+        .fetch_one(&self.pool)
+        .await?;
+        unsigned(&row, "worst")
+    }
+
     /// The line of the manifest of the item with this output.
     pub(crate) async fn result_of(
         &self,
