@@ -152,6 +152,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[quota]", old.quota != new.quota),
         ("quota of [[upstream]]", quotas(old) != quotas(new)),
         ("[spending]", old.spending != new.spending),
+        ("[jobs]", old.jobs != new.jobs),
         ("[log]", old.log != new.log),
     ]
     .into_iter()
