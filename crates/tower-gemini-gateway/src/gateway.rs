@@ -137,8 +137,8 @@ impl Gateway {
     }
 
     /// Takes another configuration for the requests to come. Requests in flight end with the one
-    /// they began with; changes of `[server]`, `[keep]`, `[quota]`, `[spending]` and `[log]` need a
-    /// new gateway.
+    /// they began with; changes of `[server]`, `[keep]`, `[quota]`, `[spending]`, `[jobs]` and
+    /// `[log]` need a new gateway.
     ///
     /// # Errors
     ///

@@ -244,7 +244,11 @@ impl Asked<'_> {
     }
 
     async fn submit(&self, body: Bytes) -> Result<Response<Body>, Rejection> {
-        let submission = Submission::read(self.parts, body)?;
+        let unplanned = |_| internal("the items could not be planned");
+        // Thousands of items take longer than other tasks should wait.
+        let parts = self.parts.clone();
+        let submission = tokio::task::spawn_blocking(move || Submission::read(&parts, &body)).await;
+        let submission = submission.map_err(unplanned)??;
         let store = &self.jobs.store;
         let key = submission.key.clone().filter(|_| !submission.plan_only);
         let before = async || match &key {
@@ -256,9 +260,8 @@ impl Asked<'_> {
         }
         let (plan_only, skip_bad) = (submission.plan_only, submission.skip_bad);
         let config = self.gateway.config().clone();
-        // Thousands of items take longer than other tasks should wait.
         let planned = tokio::task::spawn_blocking(move || submission.plan(&config)).await;
-        let planned = planned.map_err(|_| internal("the items could not be planned"))??;
+        let planned = planned.map_err(unplanned)??;
         let bad = planned.bad_json();
         if plan_only {
             return Ok(json_page(&json!({

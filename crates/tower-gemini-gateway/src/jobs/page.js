@@ -29,7 +29,7 @@
   const link = (query) => "jobs?" + new URLSearchParams(query);
 
   // -- a job
-  const BADGES = { active: ["", "▶"], finished: ["good", "✓"], capped: ["strained", "!"], paused: ["", "⏸"], cancelled: ["", "✕"] };
+  const BADGES = { active: ["", "▶"], finished: ["good", "✓"], capped: ["strained", "!"], paused: ["", "‖"], cancelled: ["", "✕"] };
   const ENDED = ["done", "failed", "unknown", "cancelled"];
   const KINDS = ["done", "running", "unknown", "failed", "cancelled"];
   const WORDS = { done: "done", running: "running", unknown: "unknown: perhaps paid", failed: "failed", cancelled: "cancelled" };
@@ -46,7 +46,7 @@
     return svg("svg", { class: "bar", width: "100%", height: 10, role: "img", "aria-label": ended + " of " + job.items + " items have ended" },
       svg("rect", { class: "track", width: "100%", height: 10 }), parts);
   };
-  const counts = (job) => h("p", { class: "counts" }, number(job.items) + " items: ",
+  const counts = (job) => h("p", { class: "counts" }, number(job.items) + (job.items === 1 ? " item: " : " items: "),
     KINDS.filter((kind) => count(job, kind) > 0).map((kind) => [h("span", { class: "key" }, h("span", { class: "swatch " + kind }), number(count(job, kind)) + " " + WORDS[kind]), " "]),
     job.counts.waiting > 0 && h("span", { class: "key" }, number(job.counts.waiting) + " waiting"));
   const money = (job) => h("p", { class: "quiet" }, cost(job.spent) + " spent",

@@ -1,7 +1,6 @@
 //! What `POST /jobs` says: settings and items, as JSON, JSONL or CSV.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
 use axum::body::Body;
@@ -10,7 +9,8 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use percent_encoding::percent_decode_str;
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use tower_gemini_jobs::read::{Format, items};
@@ -28,6 +28,12 @@ use crate::wire::IDEMPOTENCY_KEY;
 pub(super) const MOST_ITEMS: usize = 10_000;
 /// The most bad items that are told one by one. Ours: whoever mends so many runs it again.
 const MOST_TOLD: usize = 100;
+/// The longest text that says what is wrong with one. Ours.
+const LONGEST_TOLD: usize = 300;
+/// The longest item, as of a file: a prompt of the longest length, escaped.
+const LONGEST_ITEM: usize = 2 * 1024 * 1024;
+/// "Up to 14 reference images" (Gemini API documentation, image generation, 2026-07).
+const MOST_INPUTS: usize = 14;
 /// The longest `Idempotency-Key`, as most APIs have it.
 const LONGEST_KEY: usize = 255;
 
@@ -106,41 +112,81 @@ pub(super) struct Submission {
     pub(super) key: Option<RequestKey>,
 }
 
-#[derive(Debug, serde::Deserialize)]
+/// A body of JSON, but for what its items say.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Whole {
     #[serde(default)]
     options: JobOptions,
-    items: Items,
+    items: Vec<IgnoredAny>,
 }
 
-#[derive(Debug)]
-struct Items(Vec<ReadItem>);
-
-impl<'de> Deserialize<'de> for Items {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Items;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of items")
-            }
-
-            // One tree at a time: those of all items would be many times the body.
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Items, A::Error> {
-                let mut read = Vec::new();
-                while let Some(item) = items.next_element::<Value>()? {
-                    if read.len() == MOST_ITEMS {
-                        return Err(de::Error::custom(too_many()));
-                    }
-                    let number = read.len() as u64 + 1;
-                    read.push((number, serde_json::from_value(item).map_err(|e| e.to_string())));
-                }
-                Ok(Items(read))
-            }
+/// The elements of the array `items` of a body that is known to be a [`Whole`]. Each is read by
+/// itself, so that one that is bad keeps none from being read, and a tree is never built.
+fn elements(body: &[u8]) -> Option<Vec<&[u8]>> {
+    let (mut at, mut depth, mut is_items) = (0, 0_usize, false);
+    let (mut begin, mut found) = (None, Vec::new());
+    while let Some(byte) = body.get(at) {
+        let is_edge = depth == 2 && matches!(byte, b',' | b']');
+        if let Some(begun) = begin.filter(|_| is_edge) {
+            let element = body[begun..at].trim_ascii();
+            found.extend((!element.is_empty()).then_some(element));
+            begin = Some(at + 1);
         }
-        deserializer.deserialize_seq(Each)
+        match byte {
+            b'"' => {
+                let end = string_end(body, at);
+                if depth == 1 && begin.is_none() {
+                    is_items = &body[at..end] == b"\"items\""
+                        && body[end..].trim_ascii_start().first() == Some(&b':');
+                }
+                at = end;
+                continue;
+            }
+            b'[' | b'{' => {
+                depth += 1;
+                if is_items && depth == 2 && begin.is_none() {
+                    begin = Some(at + 1);
+                }
+            }
+            b']' if depth == 2 && begin.is_some() => return Some(found),
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Where a string ends that begins here, quotes included.
+fn string_end(body: &[u8], begin: usize) -> usize {
+    let mut at = begin + 1;
+    while let Some(byte) = body.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    body.len()
+}
+
+/// One element as an item.
+fn item(element: &[u8]) -> Result<Item, String> {
+    if element.len() > LONGEST_ITEM {
+        return Err(format!("it is longer than {LONGEST_ITEM} bytes; give images as URLs"));
+    }
+    serde_json::from_slice(element).map_err(|error| error.to_string())
+}
+
+/// What is kept of an item that was read, which is bounded by what came.
+fn kept(read: Result<Item, String>) -> Result<Item, String> {
+    match read {
+        Ok(item) if item.inputs.len() > MOST_INPUTS => {
+            Err(format!("it has {} inputs; Gemini takes {MOST_INPUTS}", item.inputs.len()))
+        }
+        Ok(item) => Ok(item),
+        Err(what) => Err(what.chars().take(LONGEST_TOLD).collect()),
     }
 }
 
@@ -152,25 +198,32 @@ fn too_many() -> String {
 }
 
 impl Submission {
-    pub(super) fn read(parts: &Parts, body: Bytes) -> Result<Self, Rejection> {
+    /// Blocks: a body may have a hundred megabytes.
+    pub(super) fn read(parts: &Parts, body: &Bytes) -> Result<Self, Rejection> {
         let mut query = Query::parse(parts.uri.query())?;
         let (plan_only, skip_bad) = (query.flag("plan")?, query.flag("skip_bad")?);
         let kind = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
-        let key = request_key(parts, kind, &body)?;
+        let key = request_key(parts, kind, body)?;
         let (options, items) = if kind.eq_ignore_ascii_case("application/json") {
             query.finish()?;
-            let whole: Whole = serde_json::from_slice(&body)
+            let whole: Whole = serde_json::from_slice(body)
                 .map_err(|error| invalid(format!("the body: {error}. Nothing was sent.")))?;
-            (whole.options, whole.items.0)
+            if whole.items.len() > MOST_ITEMS {
+                return Err(invalid(too_many()));
+            }
+            let elements =
+                elements(body).ok_or_else(|| invalid("write `items` without escapes"))?;
+            let items = (1..).zip(elements.into_iter().map(item).map(kept));
+            (whole.options, items.collect())
         } else {
             let format = match kind.eq_ignore_ascii_case("text/csv") {
                 true => Format::Csv,
                 false => Format::Jsonl,
             };
-            let read = items(&*body, format).take(MOST_ITEMS + 1).map(|read| match read {
-                Ok((line, item)) => (line, Ok(item)),
-                Err(fault) => (fault.line, Err(fault.what)),
+            let read = items(&body[..], format).take(MOST_ITEMS + 1).map(|read| match read {
+                Ok((line, item)) => (line, kept(Ok(item))),
+                Err(fault) => (fault.line, kept(Err(fault.what))),
             });
             (query.options()?, read.collect::<Vec<_>>())
         };
@@ -208,7 +261,7 @@ impl Submission {
                 Err(what) => {
                     bad_items += 1;
                     if bad.len() < MOST_TOLD {
-                        bad.push((number, what));
+                        bad.push((number, what.chars().take(LONGEST_TOLD).collect()));
                     }
                 }
             }
@@ -283,4 +336,54 @@ fn request_key(parts: &Parts, kind: &str, body: &[u8]) -> Result<Option<RequestK
     digest.update(body);
     let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Some(RequestKey::new(key, digest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(body: &str) -> Option<Vec<String>> {
+        let found = elements(body.as_bytes())?;
+        Some(found.into_iter().map(|one| String::from_utf8_lossy(one).into_owned()).collect())
+    }
+
+    #[test]
+    fn elements_are_those_of_the_array_whatever_stands_around_it() {
+        let whole = r#" { "options" : {"name": "items", "lanes": ["flex"]},
+            "items" : [ {"prompt": "a, ]}\"[{", "inputs": ["x", "y"]} , 7 , "b\\", [[],{}] ] } "#;
+        let elements = read(whole).unwrap();
+        let parsed: Value = serde_json::from_str(whole).unwrap();
+        let again: Vec<Value> =
+            elements.iter().map(|one| serde_json::from_str(one).unwrap()).collect();
+        assert_eq!(Value::from(again), parsed["items"]);
+        assert_eq!(read(r#"{"items":[]}"#), Some(Vec::new()));
+        assert_eq!(read(r#"{"\u0069tems":[1]}"#), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(body in "[\\[\\]{}\",:a \\\\]{0,40}") {
+            let _ = elements(body.as_bytes());
+        }
+
+        #[test]
+        fn elements_are_what_a_parser_finds(texts in proptest::collection::vec(".{0,12}", 0..6)) {
+            let whole = json!({ "items": texts, "options": {} }).to_string();
+            let found = read(&whole).unwrap();
+            let found: Vec<String> =
+                found.iter().map(|one| serde_json::from_str(one).unwrap()).collect();
+            prop_assert_eq!(found, texts);
+        }
+    }
+
+    #[test]
+    fn an_item_keeps_no_more_than_its_bounds() {
+        let mut many = Item::new("a");
+        many.inputs = vec![String::new(); MOST_INPUTS + 1];
+        assert!(kept(Ok(many)).unwrap_err().contains("15 inputs"));
+        assert_eq!(kept(Err("x".repeat(9999))).unwrap_err().len(), LONGEST_TOLD);
+        let long = format!("{{\"prompt\":\"{}\"}}", "a".repeat(LONGEST_ITEM));
+        assert!(item(long.as_bytes()).unwrap_err().contains("longer than"));
+    }
 }

@@ -273,6 +273,24 @@ async fn more_items_than_one_submission_may_have_are_refused() {
 }
 
 #[tokio::test]
+async fn a_submission_is_within_the_bounds_of_bodies_and_of_memory() {
+    let mut world = World::new([], "").await;
+    let server = |more: &str| format!("[server]\n{more}");
+    let plain = world.toml.clone();
+    let long = json!({ "items": [{ "prompt": "a".repeat(4096) }] });
+    world.toml = plain.replace("[server]\n", &server("max_body = \"1KiB\"\n"));
+    world.restart().await;
+    assert_eq!(world.post(ANN, "/jobs", &long).await.status, 413);
+    let chunks = futures::stream::iter([Ok::<_, std::io::Error>(long.to_string())]);
+    let request = Request::post("/jobs").header("x-goog-api-key", ANN);
+    let answer = world.ask(request, Body::from_stream(chunks)).await;
+    assert_eq!(answer.status, 413, "a body that states no length {answer:?}");
+    assert_eq!(world.get(ANN, "/jobs").await.json()["jobs"], json!([]));
+    let usage = world.gateway.snapshot().queue().usage();
+    assert_eq!((usage.places, usage.bytes), (0, 0), "what was refused takes nothing");
+}
+
+#[tokio::test]
 async fn no_path_or_id_leads_out_of_the_jobs() {
     let world = World::new([], "").await;
     let id = world.submit(ANN, json!({}), &["a"]).await;
