@@ -34,6 +34,7 @@ macro_rules! section {
 mod alerts;
 mod error;
 mod fallback;
+#[cfg_attr(not(feature = "jobs"), allow(dead_code, reason = "the section is read all the same"))]
 mod jobs;
 mod peak;
 mod renamed;
@@ -43,7 +44,9 @@ mod values;
 pub(crate) use self::alerts::{AlertKind, Alerts, WebhookUrl};
 pub use self::error::{ConfigError, ConfigProblem};
 pub(crate) use self::fallback::{Fallback, FallbackOrder};
-pub(crate) use self::jobs::{JobPlaces, Jobs};
+#[cfg(feature = "jobs")]
+pub(crate) use self::jobs::JobPlaces;
+pub(crate) use self::jobs::Jobs;
 pub(crate) use self::peak::Peak;
 pub(crate) use self::upstream::{Upstream, UpstreamKind};
 pub(crate) use self::values::{BaseUrl, Size, Span, StoreUrl};

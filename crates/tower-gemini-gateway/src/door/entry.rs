@@ -420,6 +420,7 @@ fn misdirected(gateway: &Snapshot, path: &str, parts: &Parts) -> Option<Rejectio
 
 /// Lets a request for a page in that is served by the rule of the status pages, or responds to it.
 /// The response goes out by [`leave_page`].
+#[cfg(feature = "jobs")]
 pub(crate) async fn enter_page(
     gateway: &Snapshot,
     path: &str,
@@ -441,6 +442,7 @@ pub(crate) async fn enter_page(
 }
 
 /// The response of a page on its way out.
+#[cfg(feature = "jobs")]
 pub(crate) fn leave_page(visit: &Visit, response: Response<Body>) -> Response<Body> {
     visit.responded(response.status().as_u16());
     sealed(response)

@@ -210,5 +210,6 @@ pub(crate) mod tests;
 
 pub(crate) use data::nearest_cap;
 pub use data::{Alerts, Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored};
+#[cfg(feature = "jobs")]
 pub(crate) use page::policy;
 pub use page::{csp, page};
