@@ -14,6 +14,7 @@ macro_rules! pages {
 pages! {
     choosing_a_chain "choosing-a-chain.md",
     guide "guide.md",
+    jobs "jobs.md",
     moving_from_other_tools "moving-from-other-tools.md",
     quotas_and_tiers "quotas-and-tiers.md",
     two_replicas "two-replicas.md",

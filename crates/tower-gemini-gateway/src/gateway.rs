@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{Request, Response};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use tower_gemini::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::door::Connection;
 #[cfg(feature = "jobs")]
-use crate::jobs::{Jobs, Working};
+use crate::jobs::{self, Jobs, Working};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::{alerts, figures, guard, handler, pages};
@@ -108,12 +108,22 @@ impl Gateway {
     }
 
     /// A router for every path: Gemini's, Vertex AI's, OpenAI's, and the gateway's own
-    /// `/livez`, `/readyz`, `/healthz`, `/status`, `/status.json` and `/metrics`. Nest it to give it a prefix.
+    /// `/livez`, `/readyz`, `/healthz`, `/status`, `/status.json`, `/metrics` and `/jobs`. Nest it to give it a prefix.
     pub fn router(&self) -> Router {
         let gateway = self.clone();
         Router::new().fallback(move |request: Request<Body>| {
-            handler::handle(gateway.snapshot(), gateway.started, request)
+            let gateway = gateway.clone();
+            async move { gateway.handle(request).await }
         })
+    }
+
+    /// Handles one request.
+    async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        #[cfg(feature = "jobs")]
+        if jobs::http::is_path(request.uri().path()) {
+            return jobs::http::handle(self.snapshot(), self.jobs(), request).await;
+        }
+        handler::handle(self.snapshot(), self.started, request).await
     }
 
     /// The status pages alone, for a port of their own.
@@ -123,12 +133,13 @@ impl Gateway {
             if let Some(connection) = request.extensions_mut().get_mut::<Connection>() {
                 *connection = connection.for_status();
             }
-            handler::handle(gateway.snapshot(), gateway.started, request)
+            let gateway = gateway.clone();
+            async move { gateway.handle(request).await }
         })
     }
 
     /// Takes another configuration for the requests to come. Requests in flight end with the one
-    /// they began with; changes of `[server]`, `[keep]`, `[quota]`, `[spending]`, `[otel]` and
+    /// they began with; changes of `[server]`, `[keep]`, `[quota]`, `[spending]`, `[jobs]`, `[otel]` and
     /// `[log]` need a new gateway.
     ///
     /// # Errors

@@ -407,7 +407,7 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 }
 
 /// Reads the whole body of a request. Its limits, in bytes and in time, are the server's.
-async fn collect(mut body: Body) -> Result<Bytes, Rejection> {
+pub(crate) async fn collect(mut body: Body) -> Result<Bytes, Rejection> {
     // In one piece from the start: joined at the end, it would be there twice.
     let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
     let mut whole = Vec::with_capacity(length.unwrap_or(0));

@@ -87,15 +87,15 @@ pub(crate) fn is_page(path: &str) -> Option<bool> {
 
 /// The page at this path, where there is one.
 pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<Response<Body>> {
-    let open = gateway.config().server.status_page;
+    if is_page(path) == Some(true)
+        && let Err(closed) = check_open(gateway)
+    {
+        return Some(closed.into_response(ErrorFormat::Gemini));
+    }
     match path {
         // While the process runs: restarting it helps nothing else.
         "/livez" | "/healthz" => Some(text("text/plain; charset=utf-8", "ok\n")),
         "/readyz" => Some(readiness(gateway)),
-        "/metrics" | "/status" | "/status.json" if !open => Some(
-            Rejection::new(StatusCode::NOT_FOUND, "NOT_FOUND", "server.status_page is off")
-                .into_response(ErrorFormat::Gemini),
-        ),
         "/metrics" => {
             refresh(gateway);
             recorder().run_upkeep();
@@ -112,6 +112,17 @@ pub(crate) fn page(gateway: &Snapshot, path: &str, started: Instant) -> Option<R
             Some(json_response(StatusCode::OK, status.to_json()))
         }
         _ => None,
+    }
+}
+
+/// Whether there are status pages.
+pub(crate) fn check_open(gateway: &Snapshot) -> Result<(), Rejection> {
+    match gateway.config().server.status_page {
+        true => Ok(()),
+        false => {
+            let message = "server.status_page is off";
+            Err(Rejection::new(StatusCode::NOT_FOUND, "NOT_FOUND", message))
+        }
     }
 }
 

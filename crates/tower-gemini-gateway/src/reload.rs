@@ -158,6 +158,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("budget of [[upstream]]", budgets(old) != budgets(new)),
         ("[spending]", old.spending != new.spending),
         ("[otel]", old.otel != new.otel),
+        ("[jobs]", old.jobs != new.jobs),
         ("[log]", old.log != new.log),
     ]
     .into_iter()

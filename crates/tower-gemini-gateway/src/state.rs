@@ -132,6 +132,7 @@ impl State {
     }
 
     /// Whether other processes have the same store.
+    #[cfg(feature = "jobs")]
     pub(crate) fn is_shared(&self) -> bool {
         match self.store() {
             #[cfg(feature = "redis")]

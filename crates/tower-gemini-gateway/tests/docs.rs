@@ -90,7 +90,7 @@ fn every_page_is_among_those_whose_rust_is_compiled() {
 }
 
 /// Keys that no guide gives advice about.
-const SPOKEN_OF_BY_NOBODY: [(&str, &str, &[&str]); 7] = [
+const SPOKEN_OF_BY_NOBODY: [(&str, &str, &[&str]); 8] = [
     (
         "server",
         "how a server stands on its machine and network, and where its state is; README.md and \
@@ -126,6 +126,19 @@ const SPOKEN_OF_BY_NOBODY: [(&str, &str, &[&str]); 7] = [
         "alerts",
         "how a webhook is reached, and how often it is told; OPERATIONS.md",
         &["webhook_env", "webhook_file", "proxy", "repeat_every", "kinds"],
+    ),
+    (
+        "jobs",
+        "where jobs are, and what they may reach; docs/jobs.md",
+        &[
+            "store",
+            "store_env",
+            "dir",
+            "api_key_env",
+            "input_urls",
+            "private_urls",
+            "webhook_secret_env",
+        ],
     ),
     ("log", "how lines look and where they go", &["level", "format", "audit"]),
 ];

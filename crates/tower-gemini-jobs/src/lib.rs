@@ -26,7 +26,7 @@ pub use output::{ImageFile, Record, copy_images, manifest_csv};
 pub use plan::{Plan, Planner};
 pub use request::{Picture, generate_content, single};
 pub use run::Worker;
-pub use store::{JobStore, NewItem, NewJob, StoreError, StoredItem};
+pub use store::{JobStore, NewItem, NewJob, Notice, RequestKey, StoreError, StoredItem};
 
 /// A duration in milliseconds; the most that there are for a longer one.
 pub(crate) fn millis(time: Duration) -> i64 {

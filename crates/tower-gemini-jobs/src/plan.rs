@@ -361,8 +361,7 @@ mod tests {
 
     #[test]
     fn an_item_that_cannot_be_paid_for_is_refused_before_anything_is_sent() {
-        let mut options = JobOptions::default();
-        options.max_usd = Some(0.05);
+        let options = JobOptions { max_usd: Some(0.05), ..JobOptions::default() };
         let planner = Planner::new("gemini-3-pro-image", options, 1_000);
         let error = planner.item(Item::new("a")).unwrap_err();
         assert!(error.contains("above the job's max_usd = 0.05"), "{error}");

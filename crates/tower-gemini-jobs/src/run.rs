@@ -288,7 +288,7 @@ impl<D: Draw> Worker<D> {
         Ok(self.store.claim(&ask).await?.map(Work::New))
     }
 
-    /// The models that no call can be made to before a time that is still to come.
+    /// The models that no call of a job can be made to before a time that is still to come.
     fn resting(&self, now_ms: i64) -> String {
         let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         resting.retain(|_, until| *until > now_ms);
@@ -458,7 +458,8 @@ impl<D: Draw> Worker<D> {
                 settlement.failures += u32::from(counts);
                 if !counts {
                     let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-                    resting.insert(item.model.clone(), settlement.not_before_ms);
+                    let key = format!("{} {}", item.job, item.model);
+                    resting.insert(key, settlement.not_before_ms);
                 }
                 // The failure was free, so another lane may take it. What failed in a batch is not
                 // put into one again: that may take another day.

@@ -17,6 +17,8 @@ section! { pub(crate) Jobs {
     lease: Span = Span::secs(30),
     api_key_env: Option<String> = None,
     input_urls: bool = false,
+    private_urls: bool = false,
+    webhook_secret_env: Option<String> = None,
 }}
 
 /// Where jobs and their images are.
@@ -62,6 +64,17 @@ impl Config {
         })?;
         key.set_sensitive(true);
         Ok(Some(key))
+    }
+
+    /// What the webhooks of jobs are signed with, as the environment has it.
+    pub(crate) fn jobs_webhook_secret(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<String>, ConfigError> {
+        let Some(name) = &self.jobs.webhook_secret_env else { return Ok(None) };
+        let variable = ("jobs.webhook_secret_env", Some(name.as_str()));
+        let what = "the secret of the webhooks of jobs";
+        read_secret(what, variable, ("", None), env).map(|(_, secret)| Some(secret))
     }
 
     /// Requests a minute and a day that the file or its tier allows a model; 0 where it says nothing.

@@ -34,6 +34,7 @@ macro_rules! section {
 mod alerts;
 mod error;
 mod fallback;
+#[cfg_attr(not(feature = "jobs"), allow(dead_code, reason = "the section is read all the same"))]
 mod jobs;
 mod otel;
 mod peak;
@@ -44,7 +45,9 @@ mod values;
 pub(crate) use self::alerts::{AlertKind, Alerts, WebhookUrl};
 pub use self::error::{ConfigError, ConfigProblem};
 pub(crate) use self::fallback::{Fallback, FallbackOrder};
-pub(crate) use self::jobs::{JobPlaces, Jobs};
+#[cfg(feature = "jobs")]
+pub(crate) use self::jobs::JobPlaces;
+pub(crate) use self::jobs::Jobs;
 pub(crate) use self::otel::Otel;
 pub(crate) use self::peak::Peak;
 pub(crate) use self::upstream::{Upstream, UpstreamKind};
@@ -783,7 +786,7 @@ mod tests {
             }
             if ["[alerts]", "[jobs]", "[otel]"].iter().any(|table| live.starts_with(table)) {
                 // From one place only.
-                let others = ["webhook_", "headers_file", "store_env"];
+                let others = ["webhook_env", "webhook_file", "headers_file", "store_env"];
                 let is_other = |line: &&str| others.iter().any(|key| line.starts_with(key));
                 let lines = live.lines().filter(|line| !is_other(line));
                 let live = lines.fold(String::new(), |all, line| all + line + "\n");

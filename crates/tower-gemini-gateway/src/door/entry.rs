@@ -44,6 +44,11 @@ pub(crate) struct Internal {
     pub(crate) owner: String,
 }
 
+/// In the extensions of a request for what this gateway serves itself: nothing of it is passed on, so
+/// every token may ask for it, and it uses up no calls. Nothing that came by a socket has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServedHere;
+
 fn owner_gone(owner: &str) -> Rejection {
     let message = format!("The token \"{owner}\" opens no more. Nothing was sent.");
     Rejection::new(StatusCode::UNAUTHORIZED, UNAUTHENTICATED, message)
@@ -79,23 +84,18 @@ pub(crate) async fn enter(
         sealed(rejection.into_response(ErrorFormat::for_path(path)))
     };
     let server = &gateway.config().server;
-    if connection.is_some_and(|one| one.is_loopback())
-        && pages::is_page(path) != Some(false)
-        && !host::is_local(&parts.uri, &parts.headers, &server.hosts)
-    {
-        return Err(refuse(Rejection::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "PERMISSION_DENIED",
-            "This gateway listens on loopback and answers to localhost and its addresses only. \
-             Add the name that you use to server.hosts. Nothing was sent.",
-        )));
+    if let Some(rejection) = misdirected(gateway, path, &parts) {
+        return Err(refuse(rejection));
     }
     let is_read = matches!(parts.method, Method::GET | Method::HEAD);
     if is_read && let Some(is_status) = pages::is_page(path) {
         let page = match is_status {
-            true => status_page(gateway, path, started, &mut parts, connection).await,
-            false => pages::page(gateway, path, started).ok_or_else(|| Rejection::path(path)),
+            true => may_see(gateway, path, &mut parts).await,
+            false => Ok(()),
         };
+        let page = page.and_then(|()| {
+            pages::page(gateway, path, started).ok_or_else(|| Rejection::path(path))
+        });
         return Err(match page {
             Ok(page) => {
                 visit.responded(page.status().as_u16());
@@ -120,6 +120,7 @@ pub(crate) async fn enter(
     let here = Here::new(&parts.uri, &parts.headers, server.tls.is_some());
     let now = door.clock.now();
     let internal = parts.extensions.remove::<Internal>();
+    let is_here = parts.extensions.remove::<ServedHere>().is_some();
     let admitted = match &internal {
         Some(Internal { owner }) if gateway.has_keys() => {
             gateway.auth().internal(owner, now).ok_or_else(|| owner_gone(owner))
@@ -159,11 +160,14 @@ pub(crate) async fn enter(
     let (mut access, mut place) = (None, None);
     if let Some(token) = caller.token() {
         let project = gateway.route(true).and_then(|route| route.upstream.id().project.as_deref());
-        let asked = decoded.access(&parts.method, path, project);
+        let asked = match is_here {
+            true => Access::Anybody,
+            false => decoded.access(&parts.method, path, project),
+        };
         check_access(&door, token, &parts, &decoded, &asked).await.map_err(&refuse)?;
         let allowance = door.allowances.of(token);
         let call = Call::parse(&parts.method, &parts.uri, &parts.headers, None);
-        let is_charged = call.can_be_charged() != Some(false);
+        let is_charged = !is_here && call.can_be_charged() != Some(false);
         place = match allowance.enter(is_charged).await {
             Ok(place) => Some(place),
             Err(used_up) => return Err(used_up_response(used_up, refuse)),
@@ -398,27 +402,67 @@ fn used_up_response(
     response
 }
 
-/// The status pages: for everybody on loopback and on their own port, elsewhere for tokens that
-/// allow them.
-async fn status_page(
+/// Why a request on loopback is refused: a name of somebody else's leads here.
+fn misdirected(gateway: &Snapshot, path: &str, parts: &Parts) -> Option<Rejection> {
+    let connection = parts.extensions.get::<Connection>();
+    let is_refused = connection.is_some_and(Connection::is_loopback)
+        && pages::is_page(path) != Some(false)
+        && !host::is_local(&parts.uri, &parts.headers, &gateway.config().server.hosts);
+    is_refused.then(|| {
+        Rejection::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "PERMISSION_DENIED",
+            "This gateway listens on loopback and answers to localhost and its addresses only. \
+             Add the name that you use to server.hosts. Nothing was sent.",
+        )
+    })
+}
+
+/// Lets a request for a page in that is served by the rule of the status pages, or responds to it.
+/// The response goes out by [`leave_page`].
+#[cfg(feature = "jobs")]
+pub(crate) async fn enter_page(
     gateway: &Snapshot,
     path: &str,
-    started: Instant,
     parts: &mut Parts,
-    connection: Option<Connection>,
-) -> Result<Response<Body>, Rejection> {
-    let page = || pages::page(gateway, path, started).ok_or_else(|| Rejection::path(path));
+) -> Result<Visit, Response<Body>> {
+    let peer = parts.extensions.get::<Connection>().map(|connection| connection.peer);
+    let visit = Visit::new(gateway.door().clone(), peer, parts.method.clone(), path);
+    let refused = match misdirected(gateway, path, parts) {
+        Some(rejection) => Err(rejection),
+        None => may_see(gateway, path, parts).await,
+    };
+    match refused.and_then(|()| pages::check_open(gateway)) {
+        Ok(()) => Ok(visit),
+        Err(rejection) => {
+            let response = rejection.into_response(ErrorFormat::for_path(path));
+            Err(with_login(leave_page(&visit, response)))
+        }
+    }
+}
+
+/// The response of a page on its way out.
+#[cfg(feature = "jobs")]
+pub(crate) fn leave_page(visit: &Visit, response: Response<Body>) -> Response<Body> {
+    visit.responded(response.status().as_u16());
+    sealed(response)
+}
+
+/// Whether the status pages are for this request: for everybody on loopback and on their own port,
+/// elsewhere for tokens that allow them.
+async fn may_see(gateway: &Snapshot, path: &str, parts: &mut Parts) -> Result<(), Rejection> {
     let not_here = |message: &str| Rejection::new(StatusCode::NOT_FOUND, "NOT_FOUND", message);
-    let Some(connection) = connection else { return page() };
+    let connection = parts.extensions.get::<Connection>().copied();
+    let Some(connection) = connection else { return Ok(()) };
     let server = &gateway.config().server;
     if connection.is_for_status {
-        return page();
+        return Ok(());
     }
     if server.status_listen.is_some() {
         return Err(not_here("The status pages have a port of their own: server.status_listen."));
     }
     if connection.is_loopback() || !server.status_page {
-        return page();
+        return Ok(());
     }
     basic_to_bearer(parts);
     let door = gateway.door();
@@ -432,7 +476,7 @@ async fn status_page(
         }
     };
     match caller.token() {
-        Some(token) if may(token, "GET", &[path.trim_start_matches('/')]) => page(),
+        Some(token) if may(token, "GET", &[path.trim_start_matches('/')]) => Ok(()),
         Some(_) => Err(Rejection::new(
             StatusCode::FORBIDDEN,
             "PERMISSION_DENIED",

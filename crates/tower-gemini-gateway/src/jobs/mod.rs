@@ -1,8 +1,16 @@
 //! Jobs of many images: works on them in this process, by its own stacks, budgets and journal.
 
+mod address;
+mod answers;
 pub(crate) mod commands;
 mod draw;
 mod fetch;
+pub(crate) mod http;
+mod notify;
+mod page;
+mod submission;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +23,8 @@ use tower_gemini_jobs::plan::Limits;
 use tower_gemini_jobs::{Inputs, JobOptions, JobStore, Planner, StoreError, Worker};
 
 use self::draw::InGateway;
+use self::fetch::Reach;
+use self::notify::{Notifier, WebhookSecret};
 use crate::config::{Config, ConfigError, JobPlaces};
 use crate::snapshot::Snapshot;
 use crate::today::today;
@@ -26,6 +36,7 @@ pub(crate) struct Jobs {
     pub(crate) store: JobStore,
     pub(crate) places: JobPlaces,
     worker: Worker<InGateway>,
+    notifier: Notifier,
 }
 
 /// Off-peak hours begin at least once in it.
@@ -60,16 +71,27 @@ impl Jobs {
             // Nothing remembers what was sent.
             false => Duration::ZERO,
         };
-        let connect = config.timeouts.connect.0;
+        let reach = Reach { connect: config.timeouts.connect.0, private: config.jobs.private_urls };
+        let secret = config.jobs_webhook_secret(env)?;
+        let secret = secret.map(|text| {
+            WebhookSecret::parse(&text).ok_or_else(|| {
+                ConfigError::at(
+                    "jobs.webhook_secret_env",
+                    "it names a variable that holds no secret of webhooks",
+                    "write whsec_ and what `openssl rand -base64 32` prints",
+                )
+            })
+        });
+        let notifier = Notifier { store: store.clone(), secret: secret.transpose()?, reach };
         let worker = Worker::new(store.clone(), draw, places.dir.clone())
             .map_err(unusable)?
-            .inputs(Inputs::new(".").fetch(move |url| Box::pin(fetch::image(url, connect))))
+            .inputs(Inputs::new(".").fetch(move |url| Box::pin(fetch::image(url, reach))))
             .resume_within(resume_within)
             .max_running(config.jobs.max_running)
             .lease(config.jobs.lease.0)
             .prices(config.read_catalog()?, platform(config))
             .off_peak_in(move || snapshots.borrow().layers().peak.delay(A_DAY));
-        Ok(Some(Self { store, places, worker }))
+        Ok(Some(Self { store, places, worker, notifier }))
     }
 
     /// Works on jobs until `stop` is true. A store or a disk that fails is tried again.
@@ -84,9 +106,11 @@ impl Jobs {
         }
     }
 
-    /// Works on jobs until nothing is left to do.
+    /// Works on jobs until nothing is left to do, and tells their webhooks once. What does not answer
+    /// is told again by whoever works on jobs later.
     pub(crate) async fn run_until_idle(&self) -> Result<(), StoreError> {
-        self.worker.run_until_idle().await
+        self.worker.run_until_idle().await?;
+        self.notifier.deliver_due(now_ms()).await
     }
 
     /// Has what was just submitted begun at once.
@@ -113,7 +137,9 @@ impl Working {
         let works = snapshots.borrow().config().jobs.run;
         let task = works.then(|| {
             let jobs = jobs.clone();
-            tokio::spawn(async move { jobs.run(stopped).await })
+            tokio::spawn(async move {
+                tokio::join!(jobs.run(stopped.clone()), jobs.notifier.run(stopped));
+            })
         });
         Ok(Some(Arc::new(Self { jobs, stop, task: Mutex::new(task) })))
     }

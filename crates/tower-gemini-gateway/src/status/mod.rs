@@ -216,10 +216,12 @@ mod data;
 mod page;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use data::nearest_cap;
 pub use data::{
     Alerts, Budget, Caller, Circuit, Load, Quota, QuotaLimit, Spending, Status, Stored,
 };
+#[cfg(feature = "jobs")]
+pub(crate) use page::policy;
 pub use page::{csp, page};

@@ -21,15 +21,18 @@ pub fn page() -> &'static str {
 /// Returns the page's `Content-Security-Policy`.
 #[must_use]
 pub fn csp() -> &'static str {
-    static POLICY: LazyLock<String> = LazyLock::new(|| {
-        let hash =
-            |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
-        format!(
-            "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-            hash(SCRIPT),
-            hash(STYLE)
-        )
-    });
+    static POLICY: LazyLock<String> = LazyLock::new(|| policy(SCRIPT, STYLE, "data:"));
     &POLICY
+}
+
+/// A policy that allows a page exactly this script and style, images from there, and requests to its
+/// own server.
+pub(crate) fn policy(script: &str, style: &str, images: &str) -> String {
+    let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src {images}; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        hash(script),
+        hash(style)
+    )
 }

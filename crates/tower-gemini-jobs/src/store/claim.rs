@@ -13,7 +13,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) now_ms: i64,
     /// The claim ends then, unless the worker is heard of.
     pub(crate) lease_ms: i64,
-    /// Models that rest, in this worker's experience: `,a,b,`; empty for none.
+    /// Models that rest for a job, in this worker's experience: `,job a,job b,`; empty for none. What
+    /// one owner's budget refuses, another's may pay for.
     pub(crate) resting: &'a str,
 }
 
@@ -68,7 +69,7 @@ impl JobStore {
             let text = format!(
                 "SELECT * FROM items WHERE job = $1 AND state = 'waiting' AND missing = 0 \
                  AND not_before_ms <= $2 AND lane <> 'batch' AND deadline_ms > $2 \
-                 AND worst_microusd <= $3 AND $4 NOT LIKE '%,' || model || ',%' \
+                 AND worst_microusd <= $3 AND $4 NOT LIKE '%,' || job || ' ' || model || ',%' \
                  ORDER BY not_before_ms, number LIMIT 1 {lock}"
             );
             let row = sqlx::query(sqlx::AssertSqlSafe(text))

@@ -7,6 +7,7 @@
 
 mod batches;
 mod claim;
+mod notify;
 mod submit;
 
 use std::fmt;
@@ -17,8 +18,9 @@ use sqlx::{Any, AnyPool, Row as _, Transaction};
 
 pub(crate) use batches::{BatchLimits, BatchStep, StoredBatch};
 pub(crate) use claim::{Ask, Claimed, Holder, Settlement};
+pub use notify::Notice;
 pub(crate) use submit::stem;
-pub use submit::{NewItem, NewJob};
+pub use submit::{NewItem, NewJob, RequestKey};
 
 use crate::item::Item;
 use crate::job::{Counts, ItemState, Job, JobState, Spent};
@@ -26,17 +28,26 @@ use crate::lane::Lane;
 
 /// A store that failed, or does not know what is asked for.
 #[derive(Debug)]
-pub struct StoreError(String);
+pub struct StoreError {
+    what: String,
+    is_failure: bool,
+}
 
 impl StoreError {
     pub(crate) fn new(what: impl fmt::Display) -> Self {
-        Self(what.to_string())
+        Self { what: what.to_string(), is_failure: false }
+    }
+
+    /// Whether the store itself failed. Otherwise what was asked of it cannot be done.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.is_failure
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.what)
     }
 }
 
@@ -44,13 +55,13 @@ impl std::error::Error for StoreError {}
 
 impl From<String> for StoreError {
     fn from(what: String) -> Self {
-        Self(what)
+        Self::new(what)
     }
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self(format!("the store of jobs failed: {error}"))
+        Self { what: format!("the store of jobs failed: {error}"), is_failure: true }
     }
 }
 
@@ -312,6 +323,22 @@ impl JobStore {
         row.as_ref().map(item_of).transpose()
     }
 
+    /// The most that what is left of a job can cost, a call an item, in millionths of a US dollar.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub async fn to_come(&self, job: &str) -> Result<u64, StoreError> {
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(SUM(worst_microusd), 0) AS BIGINT) AS worst FROM items \
+             WHERE job = $1 AND state IN ('waiting', 'running', 'in_batch')",
+        )
+        .bind(job)
+        .fetch_one(&self.pool)
+        .await?;
+        unsigned(&row, "worst")
+    }
+
     /// The line of the manifest of the item with this output.
     pub(crate) async fn result_of(
         &self,
@@ -352,14 +379,16 @@ impl JobStore {
     /// The store failed.
     pub async fn cancel(&self, job: &str, now_ms: i64) -> Result<bool, StoreError> {
         let mut begun = self.begin().await?;
-        let done = sqlx::query(
-            "UPDATE jobs SET state = 'cancelled', finished_ms = $2 \
+        let text = format!(
+            "UPDATE jobs SET state = 'cancelled', finished_ms = $2, stopped = NULL, {} \
              WHERE id = $1 AND state IN ('active', 'paused', 'capped')",
-        )
-        .bind(job)
-        .bind(now_ms)
-        .execute(&mut *begun)
-        .await?;
+            notify::NEWS
+        );
+        let done = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(job)
+            .bind(now_ms)
+            .execute(&mut *begun)
+            .await?;
         sqlx::query(
             "UPDATE items SET state = 'cancelled', ended_ms = $2 WHERE job = $1 \
              AND state = 'waiting' AND EXISTS (SELECT 1 FROM jobs WHERE id = $1 AND state = 'cancelled')",
@@ -378,7 +407,10 @@ impl JobStore {
         to: JobState,
         from: &'static str,
     ) -> Result<bool, StoreError> {
-        let text = format!("UPDATE jobs SET state = $2, stopped = NULL WHERE id = $1 AND {from}");
+        let text = format!(
+            "UPDATE jobs SET state = $2, stopped = NULL, {} WHERE id = $1 AND {from}",
+            notify::NEWS
+        );
         let done = sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(job)
             .bind(to.as_str())
@@ -438,34 +470,15 @@ impl JobStore {
         .execute(&mut *begun)
         .await?;
         if done.rows_affected() > 0 {
-            sqlx::query(
-                "UPDATE jobs SET state = 'active', finished_ms = NULL, stopped = NULL, notified = 0 \
+            let text = format!(
+                "UPDATE jobs SET state = 'active', finished_ms = NULL, stopped = NULL, {} \
                  WHERE id = $1 AND state = 'finished'",
-            )
-            .bind(job)
-            .execute(&mut *begun)
-            .await?;
+                notify::NEWS
+            );
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(job).execute(&mut *begun).await?;
         }
         begun.commit().await?;
         Ok(done.rows_affected())
-    }
-
-    /// Jobs that have ended and whose webhook was not told. Each is given once: it counts as told.
-    pub(crate) async fn to_notify(&self) -> Result<Option<Job>, StoreError> {
-        let mut begun = self.begin().await?;
-        let lock = if self.is_postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
-        let text = format!(
-            "SELECT * FROM jobs WHERE notified = 0 AND state IN ('finished', 'cancelled', 'capped') \
-             LIMIT 1 {lock}"
-        );
-        let row = sqlx::query(sqlx::AssertSqlSafe(text)).fetch_optional(&mut *begun).await?;
-        let Some(job) = row.as_ref().map(job_of).transpose()? else { return Ok(None) };
-        sqlx::query("UPDATE jobs SET notified = 1 WHERE id = $1")
-            .bind(&job.id)
-            .execute(&mut *begun)
-            .await?;
-        begun.commit().await?;
-        Ok(Some(job))
     }
 }
 

@@ -8,6 +8,11 @@ CREATE TABLE IF NOT EXISTS jobs (
     finished_ms BIGINT,
     stopped TEXT,
     notified BIGINT NOT NULL,
+    notice BIGINT NOT NULL DEFAULT 0,
+    notify_attempts BIGINT NOT NULL DEFAULT 0,
+    notify_at_ms BIGINT NOT NULL DEFAULT 0,
+    request_key TEXT,
+    request_digest TEXT,
     items BIGINT NOT NULL,
     running BIGINT NOT NULL,
     max_running BIGINT NOT NULL,
@@ -68,5 +73,6 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 CREATE INDEX IF NOT EXISTS items_to_claim ON items (job, state, missing, not_before_ms, number);
 CREATE INDEX IF NOT EXISTS items_leased ON items (state, lease_ms);
+CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_request ON jobs (owner, request_key);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, claimed_ms);
 CREATE INDEX IF NOT EXISTS items_by_output ON items (job, output);

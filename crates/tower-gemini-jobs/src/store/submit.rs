@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{JobStore, NEVER, NONE, StoreError, json};
+use sqlx::Row as _;
+
+use super::{JobStore, NEVER, NONE, StoreError, job_of, json};
 use crate::item::Item;
 use crate::job::{Job, JobOptions};
 use crate::lane::Lane;
@@ -17,13 +19,40 @@ pub struct NewJob {
     pub options: JobOptions,
     /// When, in milliseconds since 1970.
     pub now_ms: i64,
+    /// What makes a resend of the same submission the same job. Default: nothing does.
+    pub key: Option<RequestKey>,
+}
+
+/// What identifies a submission: an owner has one job for each key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestKey {
+    /// What the client says, as in `Idempotency-Key`.
+    pub key: String,
+    /// A digest of what it asked for: the same key for something else is a mistake.
+    pub digest: String,
+}
+
+impl RequestKey {
+    /// This key, for a request with this digest.
+    #[must_use]
+    pub fn new(key: impl Into<String>, digest: impl Into<String>) -> Self {
+        Self { key: key.into(), digest: digest.into() }
+    }
 }
 
 impl NewJob {
     /// A job with these settings that is submitted now.
     #[must_use]
     pub fn new(owner: impl Into<String>, options: JobOptions, now_ms: i64) -> Self {
-        Self { owner: owner.into(), options, now_ms }
+        Self { owner: owner.into(), options, now_ms, key: None }
+    }
+
+    /// Makes a resend with this key the same job.
+    #[must_use]
+    pub fn key(mut self, key: Option<RequestKey>) -> Self {
+        self.key = key;
+        self
     }
 }
 
@@ -59,8 +88,31 @@ pub(super) fn caps(options: &JobOptions) -> (i64, i64) {
 }
 
 impl JobStore {
+    /// The job that an owner submitted with this key, if any.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the key belongs to another request.
+    pub async fn submitted(
+        &self,
+        owner: &str,
+        key: &RequestKey,
+    ) -> Result<Option<Job>, StoreError> {
+        let row = sqlx::query("SELECT * FROM jobs WHERE owner = $1 AND request_key = $2")
+            .bind(owner)
+            .bind(&key.key)
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        if row.try_get::<Option<String>, _>("request_digest")?.as_ref() != Some(&key.digest) {
+            return Err(StoreError::new("the idempotency key belongs to another request"));
+        }
+        job_of(&row).map(Some)
+    }
+
     /// Submits a job with its items, in one transaction; the first error takes all of it back.
-    /// Memory: the names of the outputs.
+    /// Memory: the names of the outputs. A key that another submission takes at the same moment is
+    /// a failure of the store: look for its job by [`submitted`](Self::submitted).
     ///
     /// # Errors
     ///
@@ -129,8 +181,9 @@ impl JobStore {
         sqlx::query(
             "INSERT INTO jobs (id, owner, options, state, created_ms, claimed_ms, notified, items, \
              running, max_running, max_microusd, max_requests, reserved_microusd, \
-             reserved_requests, least_microusd, most_microusd, requests) \
-             VALUES ($1, $2, $3, 'active', $4, 0, 0, $5, 0, $6, $7, $8, 0, 0, 0, 0, 0)",
+             reserved_requests, least_microusd, most_microusd, requests, request_key, \
+             request_digest) \
+             VALUES ($1, $2, $3, 'active', $4, 0, 0, $5, 0, $6, $7, $8, 0, 0, 0, 0, 0, $9, $10)",
         )
         .bind(&id)
         .bind(&job.owner)
@@ -140,6 +193,8 @@ impl JobStore {
         .bind(i64::from(job.options.max_concurrent))
         .bind(money)
         .bind(requests)
+        .bind(job.key.as_ref().map(|key| key.key.as_str()))
+        .bind(job.key.as_ref().map(|key| key.digest.as_str()))
         .execute(&mut *begun)
         .await?;
         begun.commit().await?;

@@ -21,7 +21,7 @@ use super::super::{Status, csp, page};
 use super::{HOSTILE, hostile, sample};
 
 /// Finds Chromium: the one in the variable `CHROMIUM`, or by the names that systems give it.
-fn chromium() -> Option<PathBuf> {
+pub(crate) fn chromium() -> Option<PathBuf> {
     let usual = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
     let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
     named.or_else(|| test_programs::find(&usual, "chromium"))
@@ -78,7 +78,7 @@ fn measured(html: &Bytes) -> Bytes {
 }
 
 /// Runs the browser once, and gives what it printed.
-async fn browse(browser: &Path, profile: &Path, arguments: &[String]) -> String {
+pub(crate) async fn browse(browser: &Path, profile: &Path, arguments: &[String]) -> String {
     let mut command = Command::new(browser);
     command
         .args([
@@ -140,7 +140,7 @@ fn with_palette(png: &[u8]) -> Vec<u8> {
 }
 
 /// The elements of a dumped page, without attributes and text.
-fn elements(dom: &str) -> Vec<&str> {
+pub(crate) fn elements(dom: &str) -> Vec<&str> {
     let body = dom.split("<body").nth(1).unwrap_or_default();
     let body = body.split("<script").next().unwrap_or_default();
     body.split('<').map(|tag| tag.split([' ', '>', '/']).next().unwrap_or_default()).collect()

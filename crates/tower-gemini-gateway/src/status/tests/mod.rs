@@ -1,6 +1,6 @@
 //! The data, its documentation, and the page: complete, and without secrets or markup of others.
 
-mod browser;
+pub(crate) mod browser;
 mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +96,7 @@ fn hostile(text: &str) -> Status {
     status
 }
 
-const HOSTILE: [&str; 6] = [
+pub(crate) const HOSTILE: [&str; 6] = [
     "<script>document.title='owned'</script>",
     "\"><img src=x onerror=alert(1)>",
     "'onmouseover='alert(1)",
