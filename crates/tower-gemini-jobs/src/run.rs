@@ -158,6 +158,15 @@ impl<D: Draw> Worker<D> {
         self
     }
 
+    /// Has batches looked after at once, as after a webhook of Google's.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub async fn look_after_batches(&self) -> Result<(), StoreError> {
+        self.store.check_batches_now().await
+    }
+
     /// Wakes the worker, as after a submission in this process.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -250,6 +259,10 @@ impl<D: Draw> Worker<D> {
 
     pub(crate) fn ask<'a>(&'a self, now_ms: i64, resting: &'a str) -> Ask<'a> {
         Ask { worker: &self.name, now_ms, lease_ms: self.lease_end(now_ms), resting }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn store(&self) -> &JobStore {

@@ -1,5 +1,13 @@
 //! The batch lane over the simulator's Batch API and its faults: paid once, at half the price.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    reason = "a test that cannot go on says where; settings may grow"
+)]
+
 use std::time::Duration;
 
 use tower_gemini::{GeminiStack, KeepPaidLayer};

@@ -1,6 +1,12 @@
 //! Whole jobs over the simulator, in a SQLite file.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    reason = "a test that cannot go on says where; settings may grow"
+)]
 
 use std::path::Path;
 use std::time::Duration;

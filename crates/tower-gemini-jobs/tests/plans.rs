@@ -1,5 +1,13 @@
 //! What a plan says is what the bill comes to, in many weathers, and planning is fast.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    reason = "a test that cannot go on says where; settings may grow"
+)]
+
 use tower_gemini::{GeminiStack, KeepPaidLayer};
 use tower_gemini_jobs::{
     Item, ItemState, JobOptions, JobStore, NewJob, Planner, StoreError, Through, Worker,

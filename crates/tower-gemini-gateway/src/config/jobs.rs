@@ -19,6 +19,7 @@ section! { pub(crate) Jobs {
     input_urls: bool = false,
     private_urls: bool = false,
     webhook_secret_env: Option<String> = None,
+    batch_webhook_secret_env: Option<String> = None,
 }}
 
 /// Where jobs and their images are.
@@ -66,15 +67,16 @@ impl Config {
         Ok(Some(key))
     }
 
-    /// What the webhooks of jobs are signed with, as the environment has it.
-    pub(crate) fn jobs_webhook_secret(
+    /// A secret of webhooks, as the environment variable that a key names has it.
+    pub(crate) fn jobs_secret(
         &self,
+        key: &str,
+        variable: Option<&str>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<String>, ConfigError> {
-        let Some(name) = &self.jobs.webhook_secret_env else { return Ok(None) };
-        let variable = ("jobs.webhook_secret_env", Some(name.as_str()));
-        let what = "the secret of the webhooks of jobs";
-        read_secret(what, variable, ("", None), env).map(|(_, secret)| Some(secret))
+        let Some(name) = variable else { return Ok(None) };
+        let read = read_secret("a secret of webhooks", (key, Some(name)), ("", None), env);
+        read.map(|(_, secret)| Some(secret))
     }
 
     /// Requests a minute and a day that the file or its tier allows a model; 0 where it says nothing.

@@ -18,7 +18,7 @@ use super::answers::{
     no_such_image, no_such_job,
 };
 use super::submission::{self, Query, Submission};
-use super::{Jobs, page};
+use super::{Jobs, batch_ended, page};
 use crate::body_fault::BodyFault;
 use crate::door::entry::{self, Entry, ServedHere};
 use crate::handler::collect;
@@ -48,6 +48,9 @@ pub(crate) async fn handle(
     let path = wire::collapse_slashes(request.uri().path()).into_owned();
     if page::is_for(&request, &path) {
         return page::handle(&gateway, jobs, &path, request).await;
+    }
+    if path == batch_ended::PATH && request.method() == Method::POST {
+        return batch_ended::handle(jobs, request).await;
     }
     request.extensions_mut().insert(ServedHere);
     let (request, entry) = match entry::enter(&gateway, &path, Instant::now(), request).await {

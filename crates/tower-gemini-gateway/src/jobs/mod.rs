@@ -2,6 +2,7 @@
 
 mod address;
 mod answers;
+mod batch_ended;
 pub(crate) mod commands;
 mod draw;
 mod fetch;
@@ -37,6 +38,8 @@ pub(crate) struct Jobs {
     pub(crate) places: JobPlaces,
     worker: Worker<InGateway>,
     notifier: Notifier,
+    /// What Google signs its webhooks of batches with.
+    batch_secret: Option<WebhookSecret>,
 }
 
 /// Off-peak hours begin at least once in it.
@@ -72,17 +75,22 @@ impl Jobs {
             false => Duration::ZERO,
         };
         let reach = Reach { connect: config.timeouts.connect.0, private: config.jobs.private_urls };
-        let secret = config.jobs_webhook_secret(env)?;
-        let secret = secret.map(|text| {
-            WebhookSecret::parse(&text).ok_or_else(|| {
+        let secret = |key, variable: &Option<String>| {
+            let Some(text) = config.jobs_secret(key, variable.as_deref(), env)? else {
+                return Ok(None);
+            };
+            WebhookSecret::parse(&text).map(Some).ok_or_else(|| {
                 ConfigError::at(
-                    "jobs.webhook_secret_env",
+                    key,
                     "it names a variable that holds no secret of webhooks",
-                    "write whsec_ and what `openssl rand -base64 32` prints",
+                    "write whsec_ and 24 to 64 bytes in base64: `openssl rand -base64 32` prints 32",
                 )
             })
-        });
-        let notifier = Notifier { store: store.clone(), secret: secret.transpose()?, reach };
+        };
+        let own = secret("jobs.webhook_secret_env", &config.jobs.webhook_secret_env)?;
+        let of_batches =
+            secret("jobs.batch_webhook_secret_env", &config.jobs.batch_webhook_secret_env)?;
+        let notifier = Notifier { store: store.clone(), secret: own, reach };
         let worker = Worker::new(store.clone(), draw, places.dir.clone())
             .map_err(unusable)?
             .inputs(Inputs::new(".").fetch(move |url| Box::pin(fetch::image(url, reach))))
@@ -91,7 +99,7 @@ impl Jobs {
             .lease(config.jobs.lease.0)
             .prices(config.read_catalog()?, platform(config))
             .off_peak_in(move || snapshots.borrow().layers().peak.delay(A_DAY));
-        Ok(Some(Self { store, places, worker, notifier }))
+        Ok(Some(Self { store, places, worker, notifier, batch_secret: of_batches }))
     }
 
     /// Works on jobs until `stop` is true. A store or a disk that fails is tried again.
@@ -111,6 +119,11 @@ impl Jobs {
     pub(crate) async fn run_until_idle(&self) -> Result<(), StoreError> {
         self.worker.run_until_idle().await?;
         self.notifier.deliver_due(now_ms()).await
+    }
+
+    /// Has batches looked after at once.
+    pub(crate) async fn look_after_batches(&self) -> Result<(), StoreError> {
+        self.worker.look_after_batches().await
     }
 
     /// Has what was just submitted begun at once.

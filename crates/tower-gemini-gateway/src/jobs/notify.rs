@@ -8,11 +8,12 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures::future;
 use hmac::{Hmac, Mac as _};
-use http::Request;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request};
 use http_body_util::Full;
 use serde_json::json;
 use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use tower_gemini_jobs::{JobStore, Notice, StoreError};
 
@@ -53,6 +54,26 @@ impl WebhookSecret {
             mac.update(part);
         }
         Some(format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes())))
+    }
+}
+
+/// A message that is older, or from a time to come, is not taken (Standard Webhooks: "within an allowable
+/// tolerance"; the five minutes of its libraries).
+const TOLERANCE_SECONDS: u64 = 300;
+
+impl WebhookSecret {
+    /// Whether this secret signed a message that came in, a short time ago.
+    pub(super) fn has_signed(&self, headers: &HeaderMap, body: &[u8], now_unix: u64) -> bool {
+        let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let message = (get("webhook-id"), get("webhook-timestamp"), get("webhook-signature"));
+        let (Some(id), Some(timestamp), Some(signatures)) = message else { return false };
+        let is_fresh =
+            timestamp.parse::<u64>().is_ok_and(|sent| sent.abs_diff(now_unix) <= TOLERANCE_SECONDS);
+        let Some(signed) = self.sign(id, timestamp, body).filter(|_| is_fresh) else {
+            return false;
+        };
+        // Several while a secret is replaced.
+        signatures.split(' ').any(|one| bool::from(one.as_bytes().ct_eq(signed.as_bytes())))
     }
 }
 
@@ -144,6 +165,25 @@ mod tests {
         let body = br#"{"test": 2432232314}"#;
         let signed = secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", body).unwrap();
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn a_message_is_taken_only_whole_signed_and_fresh() {
+        let secret = WebhookSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let body = br#"{"test": 2432232314}"#;
+        let signed = "v1,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        let headers = |signature: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek".parse().unwrap());
+            headers.insert("webhook-timestamp", "1614265330".parse().unwrap());
+            headers.insert("webhook-signature", signature.parse().unwrap());
+            headers
+        };
+        assert!(secret.has_signed(&headers(signed), body, 1_614_265_400));
+        assert!(!secret.has_signed(&headers(signed), body, 1_614_265_330 + 301));
+        assert!(!secret.has_signed(&headers(signed), b"{}", 1_614_265_400));
+        assert!(!secret.has_signed(&headers("v1,AAAA"), body, 1_614_265_400));
+        assert!(!secret.has_signed(&HeaderMap::new(), body, 1_614_265_400));
     }
 
     #[test]

@@ -79,8 +79,8 @@ impl<D: Draw> Worker<D> {
             self.create(&batch).await?;
             return Ok(true);
         }
-        let due = now_ms.saturating_sub(crate::millis(self.batch_interval()));
-        let Some(batch) = self.store().next_batch(&ask, due).await? else { return Ok(false) };
+        let again = crate::millis(self.batch_interval());
+        let Some(batch) = self.store().next_batch(&ask, again).await? else { return Ok(false) };
         match batch.step {
             // Its worker ended before anything was sent.
             BatchStep::Forming => self.release(&batch, "its worker ended").await?,
@@ -119,7 +119,9 @@ impl<D: Draw> Worker<D> {
             }
         };
         // From here on nobody can say that nothing was made.
-        self.store().batch_is(batch, BatchStep::Sent, None).await?;
+        if !self.store().may_create(batch, self.name()).await? {
+            return Ok(());
+        }
         let path = format!("/v1beta/models/{}:batchGenerateContent", batch.model);
         match self.send(batch, Method::POST, &path, Bytes::from(body.to_string())).await {
             Answer::Ok(body) => match Operation::parse(&body) {

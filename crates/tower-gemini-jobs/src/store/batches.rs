@@ -36,6 +36,10 @@ impl BatchStep {
     }
 }
 
+/// How soon a batch that was just made is asked how far it is: small ones end within a minute or two
+/// (an operation recorded in 2025-12 took 90 s).
+const YOUNG_MS: i64 = 5_000;
+
 /// A batch.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredBatch {
@@ -123,24 +127,24 @@ impl JobStore {
         Ok(None)
     }
 
-    /// A batch that nobody has looked after since `checked_before_ms`, for this worker.
+    /// A batch that is due, for this worker; it is due again after `again_ms` at the latest, and sooner
+    /// while it is young.
     pub(crate) async fn next_batch(
         &self,
         ask: &Ask<'_>,
-        checked_before_ms: i64,
+        again_ms: i64,
     ) -> Result<Option<StoredBatch>, StoreError> {
         let mut begun = self.begin().await?;
         let lock = if self.is_postgres { "FOR UPDATE OF b SKIP LOCKED" } else { "" };
         let text = format!(
             "SELECT b.*, j.options AS options, j.state AS job_state FROM batches b \
-             JOIN jobs j ON j.id = b.job WHERE b.state <> 'closed' AND b.checked_ms <= $1 \
-             AND (b.worker IS NULL OR b.worker = $2 OR b.lease_ms < $3) \
-             ORDER BY b.checked_ms LIMIT 1 {lock}"
+             JOIN jobs j ON j.id = b.job WHERE b.state <> 'closed' AND b.due_ms <= $1 \
+             AND (b.worker IS NULL OR b.worker = $2 OR b.lease_ms < $1) \
+             ORDER BY b.due_ms LIMIT 1 {lock}"
         );
         let row = sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(checked_before_ms)
-            .bind(ask.worker)
             .bind(ask.now_ms)
+            .bind(ask.worker)
             .fetch_optional(&mut *begun)
             .await?;
         let Some(row) = row else { return Ok(None) };
@@ -156,15 +160,32 @@ impl JobStore {
             job_state: JobState::named(row.try_get("job_state")?)
                 .ok_or_else(|| damaged("state"))?,
         };
-        sqlx::query("UPDATE batches SET worker = $2, lease_ms = $3, checked_ms = $4 WHERE id = $1")
+        sqlx::query("UPDATE batches SET worker = $2, lease_ms = $3, due_ms = $4 WHERE id = $1")
             .bind(&batch.id)
             .bind(ask.worker)
             .bind(ask.lease_ms)
-            .bind(ask.now_ms)
+            .bind(ask.now_ms + again_ms.min((ask.now_ms - batch.created_ms) / 2 + YOUNG_MS))
             .execute(&mut *begun)
             .await?;
         begun.commit().await?;
         Ok(Some(batch))
+    }
+
+    /// Records that the creation of a batch is about to be sent. `false` where the worker has lost the
+    /// batch meanwhile: another has released its items, and nothing may be sent.
+    pub(crate) async fn may_create(
+        &self,
+        batch: &StoredBatch,
+        worker: &str,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE batches SET state = 'sent' WHERE id = $1 AND worker = $2 AND state = 'forming'",
+        )
+        .bind(&batch.id)
+        .bind(worker)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// Records how far a batch is. Durable before anything else happens.
@@ -194,7 +215,7 @@ impl JobStore {
 
     /// Has every batch looked after at once, as after a webhook.
     pub(crate) async fn check_batches_now(&self) -> Result<(), StoreError> {
-        sqlx::query("UPDATE batches SET checked_ms = 0 WHERE state <> 'closed'")
+        sqlx::query("UPDATE batches SET due_ms = 0 WHERE state <> 'closed'")
             .execute(&self.pool)
             .await?;
         Ok(())
@@ -248,7 +269,7 @@ async fn insert(
     ask: &Ask<'_>,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO batches (id, job, model, state, created_ms, checked_ms, worker, lease_ms) \
+        "INSERT INTO batches (id, job, model, state, created_ms, due_ms, worker, lease_ms) \
          VALUES ($1, $2, $3, 'forming', $4, $4, $5, $6)",
     )
     .bind(&batch.id)

@@ -186,6 +186,11 @@ impl JobStore {
             .bind(lease_ms)
             .execute(&self.pool)
             .await?;
+        sqlx::query("UPDATE batches SET lease_ms = $2 WHERE state <> 'closed' AND worker = $1")
+            .bind(worker)
+            .bind(lease_ms)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 

@@ -66,7 +66,7 @@ CREATE TABLE IF NOT EXISTS batches (
     name TEXT,
     input TEXT,
     created_ms BIGINT NOT NULL,
-    checked_ms BIGINT NOT NULL,
+    due_ms BIGINT NOT NULL,
     worker TEXT,
     lease_ms BIGINT NOT NULL,
     reason TEXT
