@@ -1,8 +1,8 @@
 //! The program's jobs, killed with SIGKILL at random moments: every item is delivered once and paid
 //! once, or is *unknown*, and the manifest agrees with the simulator's ledger.
 //!
-//! `JOBS_KILLS=1000 cargo test -p tower-gemini-gateway --test jobs` kills that often; the default is
-//! what a test run has time for.
+//! `JOBS_KILLS=1000 cargo test -p tower-gemini-gateway --test jobs` kills that often; the default
+//! is what a test run has time for.
 
 #![cfg(all(unix, feature = "jobs"))]
 #![allow(

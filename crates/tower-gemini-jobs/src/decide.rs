@@ -47,8 +47,8 @@ pub(crate) enum Next {
     Unknown,
 }
 
-/// The longest wait between two calls: where a day is spent, the hint is longer. Ours: half the longest
-/// outage of nine in ten (2 h, requirements of `day` in examples/weather).
+/// The longest wait between two calls: where a day is spent, the hint is longer. Ours: half the
+/// longest outage of nine in ten (2 h, requirements of `day` in examples/weather).
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 
 /// Decides. `random` is in 0..1, for jitter of at most a tenth.

@@ -50,9 +50,9 @@ pub struct OfJob(
     pub String,
 );
 
-/// Sends one call for an item, or a request of the Batch and Files APIs. It must read the [`CallOptions`](tower_gemini::CallOptions) in the
-/// request's extensions, as every stack does, and honour `Idempotency-Key`, as
-/// [`KeepPaid`](tower_gemini::KeepPaid) does.
+/// Sends one call for an item, or a request of the Batch and Files APIs. It must read the
+/// [`CallOptions`](tower_gemini::CallOptions) in the request's extensions, as every stack does, and
+/// honour `Idempotency-Key`, as [`KeepPaid`](tower_gemini::KeepPaid) does.
 pub trait Draw: Clone + Send + Sync + 'static {
     /// Sends it. The trail in the options has what it cost.
     fn draw(&self, request: Request<Bytes>) -> impl Future<Output = Drawn> + Send;

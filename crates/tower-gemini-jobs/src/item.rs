@@ -34,12 +34,12 @@ pub struct Item {
     /// The aspect ratio, as `16:9`. Default: the model's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aspect: Option<String>,
-    /// Images to edit, in order: paths, URLs, and `item:NAME` for what another item of the job draws,
-    /// by its output name.
+    /// Images to edit, in order: paths, URLs, and `item:NAME` for what another item of the job
+    /// draws, by its output name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<String>,
-    /// The name of the image file, without or with a directory. Default: the number of the item. The
-    /// extension becomes that of the image.
+    /// The name of the image file, without or with a directory. Default: the number of the item.
+    /// The extension becomes that of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// When the image must be there: a time (`2026-12-01T06:00:00Z`) or a duration from submission
@@ -104,8 +104,8 @@ impl From<Deadline> for String {
 /// The prefix of an input that another item of the job draws.
 pub(crate) const OF_ITEM: &str = "item:";
 
-/// The longest prompt, in bytes: above the input limit of every model in the catalogue (65,536 tokens
-/// of about four bytes).
+/// The longest prompt, in bytes: above the input limit of every model in the catalogue (65,536
+/// tokens of about four bytes).
 const LONGEST_PROMPT: usize = 512 * 1024;
 
 impl Item {

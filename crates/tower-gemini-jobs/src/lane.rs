@@ -15,8 +15,8 @@ pub enum Lane {
     Standard,
     /// The standard price, in the hours in which calls are likeliest to succeed.
     Deferred,
-    /// Google's flex tier: half the price, "queues 1 to 15 minutes" and may be turned away (Gemini API
-    /// documentation, flex inference, 2026-08).
+    /// Google's flex tier: half the price, "queues 1 to 15 minutes" and may be turned away (Gemini
+    /// API documentation, flex inference, 2026-08).
     Flex,
     /// Google's Batch API: half the price, within 24 hours, with a quota of its own.
     Batch,
@@ -73,15 +73,15 @@ pub struct Situation {
     pub off_peak_in: Option<Duration>,
 }
 
-/// What the Batch API needs: "within 24 hours" (Gemini API documentation, Batch API, 2026-07), and two
-/// hours for what fails in it to be drawn otherwise. The two hours are ours.
+/// What the Batch API needs: "within 24 hours" (Gemini API documentation, Batch API, 2026-07), and
+/// two hours for what fails in it to be drawn otherwise. The two hours are ours.
 pub const BATCH_NEEDS: Duration = Duration::from_secs(26 * 3600);
 
 /// What the flex tier needs: twice its longest queue of 15 minutes, and one standard call after it.
 pub const FLEX_NEEDS: Duration = Duration::from_secs(40 * 60);
 
-/// Chooses the cheapest allowed lane that meets the deadline; `deferred` in place of `standard` where
-/// the off-peak hours begin in time. `priority` is never chosen.
+/// Chooses the cheapest allowed lane that meets the deadline; `deferred` in place of `standard`
+/// where the off-peak hours begin in time. `priority` is never chosen.
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Jobs of many images: planned, queued in SQLite or Postgres, resumed after a crash, never paid twice.
+//! Jobs of many images: planned, queued in SQLite or Postgres, resumed after a crash, never paid
+//! twice.
 #![doc = include_str!("../README.md")]
 
 mod batch;

@@ -21,8 +21,9 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// An image of the type that its first bytes show. `None` for anything that Gemini does not take
-    /// (PNG, JPEG, WebP, HEIC and HEIF: Gemini API documentation, image understanding, 2026-07).
+    /// An image of the type that its first bytes show. `None` for anything that Gemini does not
+    /// take (PNG, JPEG, WebP, HEIC and HEIF: Gemini API documentation, image understanding,
+    /// 2026-07).
     #[must_use]
     pub fn new(bytes: Bytes) -> Option<Self> {
         let mime = match bytes.get(..12)? {

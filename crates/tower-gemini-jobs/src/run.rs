@@ -39,7 +39,8 @@ use crate::unix_ms;
 ///
 /// # Cancel safety
 ///
-/// Dropping [`run`](Self::run) is like a crash: the items in flight are taken over by the next worker.
+/// Dropping [`run`](Self::run) is like a crash: the items in flight are taken over by the next
+/// worker.
 #[derive(Debug, Clone)]
 pub struct Worker<D> {
     store: JobStore,
@@ -143,7 +144,8 @@ impl<D: Draw> Worker<D> {
         self
     }
 
-    /// How often batches are asked how far they are. Default: a minute; Google tells by webhook too.
+    /// How often batches are asked how far they are. Default: a minute; Google tells by webhook
+    /// too.
     #[must_use]
     pub fn batch_poll(mut self, every: Duration) -> Self {
         self.batch_poll = every;
@@ -490,7 +492,8 @@ impl<D: Draw> Worker<D> {
         settlement
     }
 
-    /// How long until the item's deadline. What an earlier worker had sent is asked for even after it.
+    /// How long until the item's deadline. What an earlier worker had sent is asked for even after
+    /// it.
     fn time_left(&self, item: &StoredItem, is_left: bool) -> Option<Duration> {
         let left = crate::until(self.now_ms(), item.deadline_ms?);
         Some(if is_left { left.max(Duration::from_secs(60)) } else { left })

@@ -208,6 +208,22 @@ async fn a_paused_job_starts_nothing_and_a_cancelled_one_never_does() {
     );
 }
 
+// They waited for ever, and nothing said why.
+#[tokio::test]
+async fn nothing_of_a_cancelled_job_is_called_again() {
+    let bench = Bench::new([Fault::BadRequest(BadRequest::ALL[0])]).await;
+    let mut options = quick();
+    (options.max_concurrent, options.max_requests) = (1, Some(1));
+    let job = bench.submit(options, items(3)).await.unwrap();
+    bench.run().await;
+    let counts = bench.store.counts(&job.id).await.unwrap();
+    assert_eq!((counts.failed, counts.waiting), (1, 2), "{counts:?}");
+    assert!(bench.store.cancel(&job.id, 1).await.unwrap());
+    assert_eq!(bench.store.retry(&job.id, true).await.unwrap(), 0);
+    bench.run().await;
+    assert_eq!((bench.sim.requests(), bench.store.counts(&job.id).await.unwrap().left()), (1, 0));
+}
+
 #[tokio::test]
 async fn an_image_that_cannot_be_written_is_not_paid_again() {
     let bench = Bench::new([]).await;

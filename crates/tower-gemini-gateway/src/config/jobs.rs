@@ -79,7 +79,8 @@ impl Config {
         read.map(|(_, secret)| Some(secret))
     }
 
-    /// Requests a minute and a day that the file or its tier allows a model; 0 where it says nothing.
+    /// Requests a minute and a day that the file or its tier allows a model; 0 where it says
+    /// nothing.
     pub(crate) fn limits_of(&self, model: &str) -> (u64, u64) {
         let of_model = self.quota.by_model();
         let limits = of_model.get(model).copied().unwrap_or_else(|| self.quota.limits());

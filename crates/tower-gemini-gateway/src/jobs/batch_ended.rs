@@ -1,8 +1,8 @@
 //! `POST /jobs/batch-ended`: Google says that a batch has ended, so that nobody has to ask.
 //!
 //! What it says is not trusted beyond that: batches are looked after at once, as they are every
-//! minute, and their results come from the Batch API. Google signs its webhooks by Standard Webhooks
-//! (webhooks page of the Gemini API, 2026-07).
+//! minute, and their results come from the Batch API. Google signs its webhooks by Standard
+//! Webhooks (webhooks page of the Gemini API, 2026-07).
 
 use axum::body::Body;
 use http::{Request, Response, StatusCode};

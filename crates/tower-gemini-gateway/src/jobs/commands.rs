@@ -35,8 +35,8 @@ pub(crate) enum JobsCommand {
         #[arg(long)]
         run: bool,
     },
-    /// Work on all jobs until nothing is left to do (a running gateway with the same state directory
-    /// does so by itself)
+    /// Work on all jobs until nothing is left to do (a running gateway with the same state
+    /// directory does so by itself)
     Run,
     /// Show a job live until it has ended
     Watch(OneJob),
@@ -113,8 +113,8 @@ pub(crate) struct OneJob {
 
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct FromFile {
-    /// JSONL, or CSV by its ending; `-` reads JSONL from standard input. Fields: prompt, model, size,
-    /// aspect, inputs, output, deadline, lane, max_usd
+    /// JSONL, or CSV by its ending; `-` reads JSONL from standard input. Fields: prompt, model,
+    /// size, aspect, inputs, output, deadline, lane, max_usd
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Read standard input as CSV

@@ -114,8 +114,8 @@ impl Jobs {
         }
     }
 
-    /// Works on jobs until nothing is left to do, and tells their webhooks once. What does not answer
-    /// is told again by whoever works on jobs later.
+    /// Works on jobs until nothing is left to do, and tells their webhooks once. What does not
+    /// answer is told again by whoever works on jobs later.
     pub(crate) async fn run_until_idle(&self) -> Result<(), StoreError> {
         self.worker.run_until_idle().await?;
         self.notifier.deliver_due(now_ms()).await

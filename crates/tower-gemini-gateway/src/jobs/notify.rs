@@ -57,8 +57,8 @@ impl WebhookSecret {
     }
 }
 
-/// A message that is older, or from a time to come, is not taken (Standard Webhooks: "within an allowable
-/// tolerance"; the five minutes of its libraries).
+/// A message that is older, or from a time to come, is not taken (Standard Webhooks: "within an
+/// allowable tolerance"; the five minutes of its libraries).
 const TOLERANCE_SECONDS: u64 = 300;
 
 impl WebhookSecret {

@@ -1,8 +1,9 @@
 //! The batch lane: half the price, within 24 hours, and never sent twice.
 //!
-//! Google's Batch API has no key of idempotency: a creation that is sent twice makes two batches that
-//! are both paid. So a batch is recorded before it is created, under a name of its own, and one whose
-//! creation was not answered is looked for by that name. Where it cannot be found its items are
+//! Google's Batch API has no key of idempotency: a creation that is sent twice makes two batches
+//! that are both paid. So a batch is recorded before it is created, under a name of its own, and
+//! one whose creation was not answered is looked for by that name. Where it cannot be found its
+//! items are
 //! *unknown*: nothing is created again unless the job bought that.
 
 mod wire;
@@ -35,7 +36,8 @@ const OPEN: i64 = 50;
 const RESULT_BYTES: u64 = 96 * 1024 * 1024;
 /// Items of one batch. Ours.
 const ITEMS: usize = 200;
-/// Requests that are sent inline, whose results come inline too; the limit is 20 MB (guide, 2026-09).
+/// Requests that are sent inline, whose results come inline too; the limit is 20 MB (guide,
+/// 2026-09).
 const INLINE_ITEMS: usize = 4;
 const INLINE_BYTES: usize = 16 * 1024 * 1024;
 /// A batch whose creation was not answered is looked for so long. Ours: far above any delay between
@@ -69,8 +71,8 @@ enum Answer {
 }
 
 impl<D: Draw> Worker<D> {
-    /// Makes the batches that can be made, and looks after one that is due. `false` where nothing was
-    /// to be done.
+    /// Makes the batches that can be made, and looks after one that is due. `false` where nothing
+    /// was to be done.
     pub(crate) async fn batch_step(&self) -> Result<bool, StoreError> {
         let now_ms = self.now_ms();
         let ask = self.ask(now_ms, "");
@@ -257,7 +259,8 @@ impl<D: Draw> Worker<D> {
         batch: &StoredBatch,
         lines: &[Line<'_>],
     ) -> Result<(), StoreError> {
-        // Items that are settled already, after a crash or by a line that is there twice, are not here.
+        // Items that are settled already, after a crash or by a line that is there twice, are not
+        // here.
         let mut items = self.store().items_of_batch(batch).await?;
         for line in lines {
             let at = items.iter().position(|item| line.key() == Some(&item.number.to_string()));

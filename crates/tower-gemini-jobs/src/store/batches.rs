@@ -36,8 +36,8 @@ impl BatchStep {
     }
 }
 
-/// How soon a batch that was just made is asked how far it is: small ones end within a minute or two
-/// (an operation recorded in 2025-12 took 90 s).
+/// How soon a batch that was just made is asked how far it is: small ones end within a minute or
+/// two (an operation recorded in 2025-12 took 90 s).
 const YOUNG_MS: i64 = 5_000;
 
 /// A batch.
@@ -127,8 +127,8 @@ impl JobStore {
         Ok(None)
     }
 
-    /// A batch that is due, for this worker; it is due again after `again_ms` at the latest, and sooner
-    /// while it is young.
+    /// A batch that is due, for this worker; it is due again after `again_ms` at the latest, and
+    /// sooner while it is young.
     pub(crate) async fn next_batch(
         &self,
         ask: &Ask<'_>,
@@ -171,8 +171,8 @@ impl JobStore {
         Ok(Some(batch))
     }
 
-    /// Records that the creation of a batch is about to be sent. `false` where the worker has lost the
-    /// batch meanwhile: another has released its items, and nothing may be sent.
+    /// Records that the creation of a batch is about to be sent. `false` where the worker has lost
+    /// the batch meanwhile: another has released its items, and nothing may be sent.
     pub(crate) async fn may_create(
         &self,
         batch: &StoredBatch,

@@ -13,8 +13,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) now_ms: i64,
     /// The claim ends then, unless the worker is heard of.
     pub(crate) lease_ms: i64,
-    /// Models that rest for a job, in this worker's experience: `,job a,job b,`; empty for none. What
-    /// one owner's budget refuses, another's may pay for.
+    /// Models that rest for a job, in this worker's experience: `,job a,job b,`; empty for none.
+    /// What one owner's budget refuses, another's may pay for.
     pub(crate) resting: &'a str,
 }
 
@@ -194,8 +194,8 @@ impl JobStore {
         Ok(())
     }
 
-    /// Settles a claimed item: what it reserved goes back, what it cost is counted. `false` where the
-    /// worker has lost the claim: somebody else settles it.
+    /// Settles a claimed item: what it reserved goes back, what it cost is counted. `false` where
+    /// the worker has lost the claim: somebody else settles it.
     pub(crate) async fn settle(
         &self,
         holder: Holder<'_>,
@@ -268,8 +268,8 @@ impl JobStore {
         Ok(true)
     }
 
-    /// Ends what waited past its deadline, and stops jobs whose caps leave no room for any item that
-    /// is left.
+    /// Ends what waited past its deadline, and stops jobs whose caps leave no room for any item
+    /// that is left.
     pub(crate) async fn expire(&self, now_ms: i64) -> Result<(), StoreError> {
         let mut begun = self.begin().await?;
         let late = sqlx::query(

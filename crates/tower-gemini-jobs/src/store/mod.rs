@@ -137,12 +137,13 @@ pub struct StoredItem {
 }
 
 impl JobStore {
-    /// Opens the store at a path (SQLite; the file is made) or a URL (`postgres://…`), and makes its
-    /// tables where there are none.
+    /// Opens the store at a path (SQLite; the file is made) or a URL (`postgres://…`), and makes
+    /// its tables where there are none.
     ///
     /// # Errors
     ///
-    /// A file that cannot be written, a server that cannot be reached, a kind that this build lacks.
+    /// A file that cannot be written, a server that cannot be reached, a kind that this build
+    /// lacks.
     pub async fn open(place: &str) -> Result<Self, StoreError> {
         let is_postgres = ["postgres://", "postgresql://"].iter().any(|one| place.starts_with(one));
         let lacks = |feature: &str| {
@@ -267,8 +268,8 @@ impl JobStore {
         Ok(counts)
     }
 
-    /// Up to `limit` items of a job behind number `after`, in order; only those in `state` where one
-    /// is given.
+    /// Up to `limit` items of a job behind number `after`, in order; only those in `state` where
+    /// one is given.
     ///
     /// # Errors
     ///
@@ -449,7 +450,7 @@ impl JobStore {
     }
 
     /// Calls items again that failed, and, only where `unknown` says so, those that may have been
-    /// paid for: they may be paid for twice. The number of items.
+    /// paid for: they may be paid for twice. The number of items; none of a cancelled job.
     ///
     /// # Errors
     ///
@@ -463,7 +464,8 @@ impl JobStore {
              missing = (SELECT COUNT(*) FROM waits w JOIN items o ON o.job = w.job AND \
              o.number = w.waits_for WHERE w.job = items.job AND w.item = items.number \
              AND o.state <> 'done') \
-             WHERE job = $1 AND (state = 'failed' OR ($2 = 1 AND state = 'unknown'))",
+             WHERE job = $1 AND (state = 'failed' OR ($2 = 1 AND state = 'unknown')) \
+             AND EXISTS (SELECT 1 FROM jobs WHERE id = $1 AND state <> 'cancelled')",
         )
         .bind(job)
         .bind(i64::from(unknown))

@@ -11,8 +11,9 @@ use crate::job::Job;
 pub(super) const NEWS: &str =
     "notified = 0, notice = notice + 1, notify_attempts = 0, notify_at_ms = 0";
 
-/// Before each further attempt. Ours, shaped as the schedule that the Standard Webhooks specification
-/// (2023-12) suggests: a receiver that restarts misses nothing, and one that is gone is left alone.
+/// Before each further attempt. Ours, shaped as the schedule that the Standard Webhooks
+/// specification (2023-12) suggests: a receiver that restarts misses nothing, and one that is gone
+/// is left alone.
 const PAUSES: [Duration; 4] = [
     Duration::from_secs(60),
     Duration::from_secs(5 * 60),
@@ -36,8 +37,8 @@ pub struct Notice {
 }
 
 impl JobStore {
-    /// Takes the next notice that is due. Nobody else gets it within two minutes; it comes again until
-    /// [`told`](Self::told) says otherwise.
+    /// Takes the next notice that is due. Nobody else gets it within two minutes; it comes again
+    /// until [`told`](Self::told) says otherwise.
     ///
     /// # Errors
     ///
