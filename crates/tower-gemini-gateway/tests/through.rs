@@ -206,7 +206,7 @@ async fn every_door_of_googles_leads_to_the_upstream() {
     // What nobody knows is the upstream's to answer.
     let answer = world
         .send(
-            Request::get(world.url("/v1beta/files/nobody"))
+            Request::get(world.url("/v1beta/corpora/nobody"))
                 .header("x-goog-api-key", KEY)
                 .body(Full::default())
                 .unwrap(),

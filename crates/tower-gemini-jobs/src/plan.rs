@@ -185,6 +185,25 @@ impl Planner {
         in_lane(expected_on(&self.platform, &self.catalog, &call), lane)
     }
 
+    /// What a delivered image costs at least: its tokens, or its list price, which is rounded. Text and
+    /// thoughts come on top, and a priority call may be served as a standard one.
+    fn least(&self, item: &Item, model: &str, lane: Lane) -> Option<u64> {
+        let model = self.catalog.lookup(model)?;
+        let size = model.drawn_size(item.size)?;
+        let price = model.price(&self.platform)?;
+        let listed = price.per_image_microusd.get(&size).copied();
+        let by_tokens = model
+            .tokens_per_image
+            .get(&size)
+            .zip(price.image_output_microusd_per_mtok)
+            .map(|(tokens, per_mtok)| tokens.saturating_mul(per_mtok) / 1_000_000);
+        let least = listed.into_iter().chain(by_tokens).min()?;
+        Some(match lane {
+            Lane::Flex | Lane::Batch => least / 2,
+            Lane::Priority | Lane::Standard | Lane::Deferred => least,
+        })
+    }
+
     fn worst(&self, item: &Item, model: &str, lane: Lane) -> Option<u64> {
         let models = std::iter::once(model).chain(self.fallbacks.iter().map(String::as_str));
         let worst = models.map(|model| {
@@ -272,10 +291,11 @@ impl Planning<'_> {
         let size = new.item.size.map_or("default size", |size| size.as_str());
         *plan.draws.entry(format!("{} {size}", new.model)).or_default() += 1;
         let expected = planner.expected(&new.item, &new.model, new.lane);
-        match (expected.at_most_microusd, new.worst_microusd) {
-            (Some(usual), worst) if worst > 0 => {
+        let least = planner.least(&new.item, &new.model, new.lane);
+        match (expected.at_most_microusd, least, new.worst_microusd) {
+            (Some(usual), Some(least), worst) if worst > 0 => {
                 let times = f64::from(1 + planner.options.unknown_resends);
-                plan.at_least_usd += expected.at_least_microusd as f64 / 1e6;
+                plan.at_least_usd += least as f64 / 1e6;
                 plan.usually_at_most_usd += usual as f64 / 1e6;
                 plan.at_most_usd += worst.max(usual) as f64 / 1e6 * times;
             }

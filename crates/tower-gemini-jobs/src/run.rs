@@ -77,14 +77,12 @@ impl<D: Draw> Worker<D> {
     ///
     /// No random numbers for its name.
     pub fn new(store: JobStore, draw: D, dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).map_err(StoreError::new)?;
         Ok(Self {
             store,
             draw,
             inputs: Inputs::new("."),
             dir: dir.into(),
-            name: format!("{:016x}", u64::from_be_bytes(bytes)),
+            name: random_name()?,
             lease: Duration::from_secs(30),
             resume_within: Duration::from_secs(9 * 60),
             max_running: 8,
@@ -182,10 +180,11 @@ impl<D: Draw> Worker<D> {
     ///
     /// # Errors
     ///
-    /// The store failed, or the disk: what is in flight then is taken over by the next worker.
+    /// The store failed, or the disk: what is in flight then is taken over by the next run. Another
+    /// process works on the same SQLite file.
     pub async fn run_until_idle(&self) -> Result<(), StoreError> {
         let (_keep, never) = watch::channel(false);
-        self.work(never, true).await
+        self.anew()?.work(never, true).await
     }
 
     /// Runs until `stop` is true; then nothing more is started, and what is in flight ends.
@@ -194,7 +193,13 @@ impl<D: Draw> Worker<D> {
     ///
     /// As [`run_until_idle`](Self::run_until_idle).
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<(), StoreError> {
-        self.work(stop, false).await
+        self.anew()?.work(stop, false).await
+    }
+
+    /// The same worker under another name: what an earlier run left is somebody else's, and is taken
+    /// over.
+    fn anew(&self) -> Result<Self, StoreError> {
+        Ok(Self { name: random_name()?, ..self.clone() })
     }
 
     async fn work(
@@ -202,6 +207,7 @@ impl<D: Draw> Worker<D> {
         mut stop: watch::Receiver<bool>,
         until_idle: bool,
     ) -> Result<(), StoreError> {
+        let _only = self.store.lock_for_worker()?;
         let mut running: JoinSet<Result<(), StoreError>> = JoinSet::new();
         // One at a time: a batch is large.
         let mut batches: JoinSet<Result<(), StoreError>> = JoinSet::new();
@@ -521,6 +527,12 @@ impl<D: Draw> Worker<D> {
         }
         request
     }
+}
+
+fn random_name() -> Result<String, StoreError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(StoreError::new)?;
+    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
 }
 
 /// How often a worker with nothing to do looks for what others submitted.

@@ -208,6 +208,26 @@ async fn a_paused_job_starts_nothing_and_a_cancelled_one_never_does() {
     );
 }
 
+// Each would take what the other has in flight for what a dead worker left, and pay for it again.
+#[tokio::test]
+async fn two_workers_never_work_on_one_file() {
+    let bench = Bench::new([]).await;
+    let job = bench.submit(quick(), items(1)).await.unwrap();
+    let stack = || GeminiStack::new().json(bench.sim.service());
+    let worker = || Worker::new(bench.store.clone(), Through(stack()), bench.dir.0.join("out"));
+    let (_keep, stop) = tokio::sync::watch::channel(false);
+    let first = worker().unwrap();
+    let running = tokio::spawn(async move { first.run(stop).await });
+    while bench.store.counts(&job.id).await.unwrap().left() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = worker().unwrap().run_until_idle().await.unwrap_err().to_string();
+    assert!(error.contains("another process works on the jobs"), "{error}");
+    running.abort();
+    let _ = running.await;
+    worker().unwrap().run_until_idle().await.unwrap();
+}
+
 // They waited for ever, and nothing said why.
 #[tokio::test]
 async fn nothing_of_a_cancelled_job_is_called_again() {
@@ -238,11 +258,12 @@ async fn an_image_that_cannot_be_written_is_not_paid_again() {
         .service(bench.sim.service());
     let keep = KeepPaidLayer::new();
     let stack = GeminiStack::new().keep_paid(keep).json(client);
-    let worker = |stack| Worker::new(bench.store.clone(), Through(stack), bench.dir.0.join("out"));
-    let error = worker(stack.clone()).unwrap().run_until_idle().await.unwrap_err().to_string();
+    let worker = Worker::new(bench.store.clone(), Through(stack), bench.dir.0.join("out")).unwrap();
+    let error = worker.run_until_idle().await.unwrap_err().to_string();
     assert!(error.contains("cannot be written below"), "{error}");
     std::fs::remove_file(bench.dir.0.join("out")).unwrap();
-    worker(stack).unwrap().run_until_idle().await.unwrap();
+    // The same worker goes on with what it had left.
+    worker.run_until_idle().await.unwrap();
     assert_eq!(bench.store.counts(&job.id).await.unwrap().done, 1);
     assert_eq!(bench.sim.totals().charged, 1);
     assert_eq!(files(&bench.dir.0.join("out").join(&job.id)), 1);

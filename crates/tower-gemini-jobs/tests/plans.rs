@@ -14,19 +14,16 @@ use tower_gemini_jobs::{
 };
 use tower_gemini_sim::{Block, Fault, Latency, Refusal, Sim, Weather};
 
-/// Every third call meets one of these, none of which makes anybody wait.
+/// Every fourth call meets one of these. What is free changes no bill, and makes its item wait.
 fn weather() -> Weather {
     let faults = [
-        Fault::Internal,
-        Fault::BadGatewayHtml,
         Fault::Refused(Refusal::ImageSafety),
         Fault::PromptBlocked(Block::ALL[0]),
         Fault::NoImage,
         Fault::CutHead { at: 17 },
         Fault::ResetAfterGeneration,
-        Fault::TruncatedBody { at: 300 },
     ];
-    faults.into_iter().fold(Weather::calm(), |weather, fault| weather.with(0.04, fault))
+    faults.into_iter().fold(Weather::calm(), |weather, fault| weather.with(0.05, fault))
 }
 
 #[tokio::test]
@@ -39,6 +36,7 @@ async fn a_plan_holds_the_bill_in_a_hundred_weathers() {
         let sim = sim.seed(seed).weather(weather()).build();
         let mut options = JobOptions::default();
         options.backoff_seconds = 0;
+        options.attempts_per_call = 1;
         options.unknown_resends = u32::from(seed % 2 == 0);
         let planner = Planner::new("gemini-3-pro-image", options.clone(), 0);
         let items: Vec<_> =

@@ -57,8 +57,7 @@ impl Jobs {
         let config = snapshot.config();
         let env = |name: &str| std::env::var(name).ok();
         let Some(places) = config.job_places(env)? else { return Ok(None) };
-        let store = open_store(&places).await?;
-        if store.is_shared() && !snapshot.state().is_shared() {
+        if JobStore::is_shared_place(&places.store) && !snapshot.state().is_shared() {
             return Err(ConfigError::at(
                 "jobs.store",
                 "jobs in Postgres are for several workers, and a journal in server.state_dir is \
@@ -66,6 +65,7 @@ impl Jobs {
                 "set server.store to a redis:// or postgres:// that all workers share",
             ));
         }
+        let store = open_store(&places).await?;
         let draw = InGateway::new(snapshots.clone(), store.clone(), config.jobs_key(env)?);
         let unusable =
             |error: StoreError| ConfigError::at("jobs.store", error.to_string(), String::new());

@@ -423,6 +423,20 @@ async fn without_tokens_jobs_have_no_owner_and_are_refused() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+// What a killed worker had paid for would be known to no other.
+#[tokio::test]
+async fn jobs_of_several_workers_are_refused_over_a_journal_of_one() {
+    let dir = std::env::temp_dir().join(format!("http-jobs-redb-{}", std::process::id()));
+    let toml = format!(
+        "[server]\nstate_dir = {:?}\n[jobs]\nstore = \"postgres://nobody@127.0.0.1:1/none\"\n",
+        dir.join("state")
+    );
+    let config = Config::parse(&toml, "gateway.toml").unwrap();
+    let error = Gateway::new(&config).await.unwrap_err().to_string();
+    assert!(error.contains("set server.store to a redis:// or postgres://"), "{error}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[tokio::test]
 async fn every_request_for_jobs_has_its_line_in_the_audit() {
     let world = World::new([], "").await;

@@ -11,6 +11,8 @@ mod notify;
 mod submit;
 
 use std::fmt;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sqlx::any::{AnyPoolOptions, AnyRow};
@@ -76,6 +78,8 @@ pub(crate) const NEVER: i64 = i64::MAX;
 pub struct JobStore {
     pool: AnyPool,
     is_postgres: bool,
+    /// The file of SQLite.
+    file: Option<PathBuf>,
 }
 
 /// An item as it is stored.
@@ -145,7 +149,7 @@ impl JobStore {
     /// A file that cannot be written, a server that cannot be reached, a kind that this build
     /// lacks.
     pub async fn open(place: &str) -> Result<Self, StoreError> {
-        let is_postgres = ["postgres://", "postgresql://"].iter().any(|one| place.starts_with(one));
+        let is_postgres = Self::is_shared_place(place);
         let lacks = |feature: &str| {
             StoreError::new(format_args!("this build has no {feature}; build it with that feature"))
         };
@@ -185,7 +189,8 @@ impl JobStore {
             let place = if is_postgres { "Postgres" } else { place };
             StoreError::new(format_args!("the store of jobs ({place}) cannot be opened: {error}"))
         })?;
-        let store = Self { pool, is_postgres };
+        let file = (!is_postgres && place != ":memory:").then(|| PathBuf::from(place));
+        let store = Self { pool, is_postgres, file };
         store.make_tables().await?;
         Ok(store)
     }
@@ -204,10 +209,36 @@ impl JobStore {
         Ok(begun.commit().await?)
     }
 
+    /// Whether what is at this path or URL can be shared by workers on several machines.
+    #[must_use]
+    pub fn is_shared_place(place: &str) -> bool {
+        ["postgres://", "postgresql://"].iter().any(|scheme| place.starts_with(scheme))
+    }
+
     /// Whether workers on several machines may share it.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.is_postgres
+    }
+
+    /// Keeps other processes from working on the same file: a worker takes whatever runs at its start
+    /// for what a dead one left.
+    pub(crate) fn lock_for_worker(&self) -> Result<Option<File>, StoreError> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let mut path = file.clone().into_os_string();
+        path.push(".worker");
+        let failed = |error: &dyn fmt::Display| {
+            StoreError::new(format_args!("{}: {error}", Path::new(&path).display()))
+        };
+        let lock = File::create(&path).map_err(|error| failed(&error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) => Err(StoreError::new(format_args!(
+                "another process works on the jobs in {}: let it, or stop it first",
+                file.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(failed(&error)),
+        }
     }
 
     /// Closes its connections.
