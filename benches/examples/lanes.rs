@@ -15,6 +15,7 @@
     missing_docs,
     reason = "a program for people, which stops where it cannot go on"
 )]
+#![allow(clippy::disallowed_methods, reason = "real time moves the simulated one")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
