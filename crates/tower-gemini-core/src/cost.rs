@@ -193,7 +193,7 @@ pub fn cost_served(
     verdict: &Verdict,
     usage: Option<&Usage>,
 ) -> Cost {
-    served_on(platform_of(call), catalog, call, served, verdict, usage)
+    cost_served_on(platform_of(call), catalog, call, served, verdict, usage)
 }
 
 /// Returns the same as [`cost_of`] by the price list of another platform, for instance a relay.
@@ -205,10 +205,12 @@ pub fn cost_on(
     verdict: &Verdict,
     usage: Option<&Usage>,
 ) -> Cost {
-    served_on(platform, catalog, call, &ServedBy::new(), verdict, usage)
+    cost_served_on(platform, catalog, call, &ServedBy::new(), verdict, usage)
 }
 
-fn served_on(
+/// Returns the same as [`cost_served`] by the price list of another platform.
+#[must_use]
+pub fn cost_served_on(
     platform: &Platform,
     catalog: &Catalog,
     call: &Call,

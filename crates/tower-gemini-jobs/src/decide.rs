@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use tower_gemini::verdict::{Charge, Outcome, Verdict};
 
-/// What a call for an item came to.
+/// What a call for an item came to that brought no image.
 #[derive(Debug, Clone)]
 pub(crate) struct Ended<'a> {
     /// The most that was or may have been charged.
     pub(crate) charge: Charge,
-    /// Whether an image came.
-    pub(crate) delivered: bool,
     /// Whether anything was sent.
     pub(crate) sent: bool,
     /// What the last response or error means; `None` where nothing was ever learnt.
@@ -35,8 +33,6 @@ pub(crate) struct Left {
 /// What happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It has its image.
-    Done,
     /// It waits this long, and is then called again.
     Again { after: Duration, counts: bool },
     /// It may have been charged, and the job bought a resend with a new key.
@@ -53,9 +49,6 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 
 /// Decides. `random` is in 0..1, for jitter of at most a tenth.
 pub(crate) fn next(ended: &Ended<'_>, left: &Left, random: f64) -> Next {
-    if ended.delivered {
-        return Next::Done;
-    }
     match ended.charge {
         Charge::Charged => return Next::Failed("charged without an image"),
         Charge::Maybe if left.unknown_resends > 0 => return Next::Resend,
@@ -74,7 +67,7 @@ pub(crate) fn next(ended: &Ended<'_>, left: &Left, random: f64) -> Next {
         return Next::Failed("failed as often as the job allows");
     }
     let backoff = left.backoff.saturating_mul(1 << left.failures.min(16)).min(LONGEST_BACKOFF);
-    let wait = hint.map_or(backoff, |hint| hint.not_before().max(SHORTEST));
+    let wait = hint.map_or(backoff, |hint| hint.not_before()).max(SHORTEST);
     let after = wait + wait.mul_f64(0.1 * random.clamp(0.0, 1.0));
     match left.time {
         Some(time) if after >= time => Next::Failed("no time left before its deadline"),
@@ -106,12 +99,7 @@ mod tests {
         let call = tower_gemini::call::Call::unrecognised();
         let body = br#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
         let overloaded = overloaded(&call, &http::HeaderMap::new(), body);
-        let ended = |verdict, sent| Ended {
-            charge: Charge::None,
-            delivered: false,
-            sent,
-            verdict: Some(verdict),
-        };
+        let ended = |verdict, sent| Ended { charge: Charge::None, sent, verdict: Some(verdict) };
         let waits: Vec<_> = (0..5)
             .map(|failures| {
                 match next(&ended(&overloaded, true), &Left { failures, ..LEFT }, 0.0) {
@@ -150,27 +138,28 @@ mod tests {
             charge in prop_oneof![
                 Just(Charge::None), Just(Charge::Waived), Just(Charge::Maybe), Just(Charge::Charged)
             ],
-            delivered: bool,
             sent: bool,
             failures in 0_u32..9,
             unknown_resends in 0_u32..3,
             time in proptest::option::of(0_u64..100_000),
+            backoff in 0_u64..120,
             random in 0.0_f64..1.0,
         ) {
             let time = time.map(Duration::from_secs);
-            let left = Left { failures, unknown_resends, time, ..LEFT };
-            let ended = Ended { charge, delivered, sent, verdict: verdict.as_ref() };
+            let backoff = Duration::from_secs(backoff);
+            let left = Left { failures, unknown_resends, time, backoff, ..LEFT };
+            let ended = Ended { charge, sent, verdict: verdict.as_ref() };
             let next = next(&ended, &left, random);
             match next {
                 Next::Again { after, .. } => {
-                    prop_assert!(charge.is_surely_free() && !delivered);
+                    prop_assert!(charge.is_surely_free());
                     prop_assert!(after >= SHORTEST && time.is_none_or(|time| after < time));
                 }
                 Next::Resend => {
-                    prop_assert!(charge == Charge::Maybe && unknown_resends > 0 && !delivered);
+                    prop_assert!(charge == Charge::Maybe && unknown_resends > 0);
                 }
-                Next::Done => prop_assert!(delivered),
-                Next::Failed(_) | Next::Unknown => prop_assert!(!delivered),
+                Next::Unknown => prop_assert!(charge != Charge::Charged),
+                Next::Failed(_) => prop_assert!(charge != Charge::Maybe),
             }
         }
     }

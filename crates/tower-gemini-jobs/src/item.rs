@@ -52,6 +52,9 @@ pub struct Item {
     /// The most that this item may cost, in US dollars. Default: no cap of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_usd: Option<f64>,
+    /// The most requests that may be sent for this item. Default: no cap of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
 }
 
 /// When an image must be there.
@@ -149,6 +152,9 @@ impl Item {
         if self.max_usd.is_some_and(|usd| !usd.is_finite() || usd < 0.0) {
             return Err("`max_usd` is not an amount of money; write 0.25".to_owned());
         }
+        if self.max_requests == Some(0) {
+            return Err("`max_requests` is 0, which allows nothing; write 1 or more".to_owned());
+        }
         Ok(())
     }
 
@@ -213,6 +219,7 @@ mod tests {
             (r#"{"prompt":"a","output":"/etc/a.png"}"#, "write apples/red.png"),
             (r#"{"prompt":"a","deadline":"soon"}"#, "such as 24h"),
             (r#"{"prompt":"a","max_usd":-1}"#, "write 0.25"),
+            (r#"{"prompt":"a","max_requests":0}"#, "write 1 or more"),
             (r#"{"prompt":"a","modle":"x"}"#, "unknown field `modle`"),
         ];
         for (json, says) in rows {

@@ -45,6 +45,21 @@ impl Lane {
         Self::ALL.into_iter().find(|lane| lane.as_str() == word)
     }
 
+    /// Whether it costs half of the list price (Gemini API documentation, pricing, 2026-07).
+    pub(crate) fn is_half_price(self) -> bool {
+        matches!(self, Self::Flex | Self::Batch)
+    }
+
+    /// The most that a call can cost in lane `to`, if it can cost so much in this one. It never
+    /// becomes less, and `to` is none that is dearer than `standard`. Only batches are half the price
+    /// for certain: a flex call may be served, and charged, as a standard one.
+    pub(crate) fn worst_in(self, to: Self, worst_microusd: u64) -> u64 {
+        match self == Self::Batch && to != Self::Batch {
+            true => worst_microusd.saturating_mul(2),
+            false => worst_microusd,
+        }
+    }
+
     /// What the request says of its tier.
     pub(crate) fn service_tier(self) -> Option<&'static str> {
         match self {

@@ -29,6 +29,13 @@ pub use request::{Picture, generate_content, single};
 pub use run::Worker;
 pub use store::{JobStore, NewItem, NewJob, Notice, RequestKey, StoreError, StoredItem};
 
+/// A name that nobody else has and nobody guesses: 64 random bits.
+pub(crate) fn random_name() -> Result<String, StoreError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(StoreError::new)?;
+    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
+}
+
 /// A duration in milliseconds; the most that there are for a longer one.
 pub(crate) fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)

@@ -178,11 +178,10 @@ impl Planner {
         Ok(new)
     }
 
-    /// What one delivered call costs; half of it in a batch (Gemini API documentation, pricing,
-    /// 2026-07: "50 % of the standard price").
+    /// What one delivered call costs.
     fn expected(&self, item: &Item, model: &str, lane: Lane) -> Cost {
         let call = call(item, model, lane);
-        in_lane(expected_on(&self.platform, &self.catalog, &call), lane)
+        of_lane(expected_on(&self.platform, &self.catalog, &call), lane)
     }
 
     /// What a delivered image costs at least: its tokens, or its list price, which is rounded. Text and
@@ -198,10 +197,7 @@ impl Planner {
             .zip(price.image_output_microusd_per_mtok)
             .map(|(tokens, per_mtok)| tokens.saturating_mul(per_mtok) / 1_000_000);
         let least = listed.into_iter().chain(by_tokens).min()?;
-        Some(match lane {
-            Lane::Flex | Lane::Batch => least / 2,
-            Lane::Priority | Lane::Standard | Lane::Deferred => least,
-        })
+        Some(if lane.is_half_price() { least / 2 } else { least })
     }
 
     fn worst(&self, item: &Item, model: &str, lane: Lane) -> Option<u64> {
@@ -209,7 +205,7 @@ impl Planner {
         let worst = models.map(|model| {
             let call = call(item, model, lane);
             let worst = worst_case_on(&self.platform, &self.catalog, &call, self.drafts);
-            in_lane(worst, lane).at_most_microusd
+            of_lane(worst, lane).at_most_microusd
         });
         worst.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
@@ -226,7 +222,8 @@ fn call(item: &Item, model: &str, lane: Lane) -> Call {
     Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body))
 }
 
-fn in_lane(cost: Cost, lane: Lane) -> Cost {
+/// What a call of this cost costs in a lane. Its tier is in the call itself; a batch is not.
+pub(crate) fn of_lane(cost: Cost, lane: Lane) -> Cost {
     if lane != Lane::Batch {
         return cost;
     }
@@ -242,8 +239,8 @@ pub struct Plan {
     pub items: u64,
     /// What it costs at least if every image is delivered, in US dollars. Refused items cost less.
     pub at_least_usd: f64,
-    /// What it costs at most, whatever happens: each item is paid for once, and once more for each
-    /// resend that the job bought.
+    /// What it costs at most, whatever happens: each item is paid for once, in the dearest lane that
+    /// it can come to, and once more for each resend that the job bought.
     pub at_most_usd: f64,
     /// What it usually costs at most: without more drafts than the documentation says.
     pub usually_at_most_usd: f64,
@@ -297,6 +294,11 @@ impl Planning<'_> {
                 let times = f64::from(1 + planner.options.unknown_resends);
                 plan.at_least_usd += least as f64 / 1e6;
                 plan.usually_at_most_usd += usual as f64 / 1e6;
+                // What fails for free in a lane that was chosen may end in the list price.
+                let worst = match new.item.lane {
+                    None => new.lane.worst_in(Lane::Standard, worst),
+                    Some(_) => worst,
+                };
                 plan.at_most_usd += worst.max(usual) as f64 / 1e6 * times;
             }
             _ => plan.unpriced += 1,
@@ -354,6 +356,7 @@ impl Planning<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tower_gemini::call::ImageSize;
 
     fn plan(options: JobOptions, lane: Lane) -> Plan {
         let planner = Planner::new("gemini-3-pro-image", options, 0)
@@ -377,6 +380,22 @@ mod tests {
         assert_eq!(standard.quota_days, Some(3));
         assert_eq!((standard.seconds, batch.seconds), (2 * 86_400, 86_400));
         assert!(standard.bound_by.contains("40 requests a day"), "{}", standard.bound_by);
+    }
+
+    // An item that left a half-price lane was sent with half of what it could cost reserved.
+    #[test]
+    fn what_is_reserved_after_a_change_of_lane_is_what_a_call_can_cost_there() {
+        let planner = Planner::new("gemini-3-pro-image", JobOptions::default(), 0);
+        let lanes = [Lane::Standard, Lane::Deferred, Lane::Flex, Lane::Batch];
+        for size in [None, Some(ImageSize::K1), Some(ImageSize::K2), Some(ImageSize::K4)] {
+            let mut item = Item::new("a red apple");
+            item.size = size;
+            let worst = |lane| planner.worst(&item, "gemini-3-pro-image", lane).unwrap();
+            for (from, to) in lanes.into_iter().flat_map(|from| lanes.map(|to| (from, to))) {
+                assert!(from.worst_in(to, worst(from)) >= worst(to), "{from} to {to} at {size:?}");
+            }
+            assert!(worst(Lane::Batch) < worst(Lane::Standard));
+        }
     }
 
     #[test]

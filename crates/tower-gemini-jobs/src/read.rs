@@ -176,10 +176,10 @@ fn item_of(headers: &csv::StringRecord, record: &csv::StringRecord) -> Result<It
     for (name, text) in headers.iter().zip(record).filter(|(_, text)| !text.is_empty()) {
         let value = match name {
             "inputs" => text.split(';').map(|input| Value::from(input.trim())).collect(),
-            "max_usd" => text
-                .parse::<f64>()
-                .map(Value::from)
-                .map_err(|_| format!("`max_usd` is {text:?}; write 0.25"))?,
+            "max_usd" | "max_requests" => serde_json::from_str(text)
+                .ok()
+                .filter(Value::is_number)
+                .ok_or_else(|| format!("`{name}` is {text:?} and no number"))?,
             _ => Value::from(text),
         };
         fields.insert(name.trim_start_matches('\u{feff}').to_owned(), value);

@@ -20,12 +20,12 @@ use crate::decide::{Ended, Left, Next, next};
 use crate::draw::{Draw, Drawn};
 use crate::inputs::Inputs;
 use crate::item::OF_ITEM;
-use crate::job::{ItemState, Spent};
+use crate::job::{ItemState, JobOptions, Spent};
 use crate::lane::{Lane, Situation, choose};
 use crate::output::{self, Delivered, Record};
 use crate::request::{Picture, single};
 use crate::store::{Ask, Claimed, Holder, JobStore, Settlement, StoreError, StoredItem};
-use crate::unix_ms;
+use crate::{random_name, unix_ms};
 
 /// Runs the items of a store's jobs. Clones share their settings.
 ///
@@ -300,8 +300,7 @@ impl<D: Draw> Worker<D> {
     /// An item of a worker that is gone, or the next that waits.
     async fn next_item(&self, now_ms: i64, alone: &mut bool) -> Result<Option<Work>, StoreError> {
         let resting = self.resting(now_ms);
-        let ask =
-            Ask { worker: &self.name, now_ms, lease_ms: self.lease_end(now_ms), resting: &resting };
+        let ask = self.ask(now_ms, &resting);
         if let Some(left) = self.store.take_over(&ask, *alone).await? {
             return Ok(Some(Work::Left(left)));
         }
@@ -347,15 +346,15 @@ impl<D: Draw> Worker<D> {
             }
             let heard_of = item_heard_of(item, self.lease);
             if self.now_ms() - heard_of > crate::millis(self.resume_within) {
-                let reason = "its worker ended while it was being drawn, too long ago to ask";
-                return self.settle(item, unknown(item, reason)).await;
+                let why = "its worker ended while it was being drawn, too long ago to ask";
+                return self.settle(item, self.lost(item, &claimed.options, why)).await;
             }
         } else {
             output::forget(&self.dir, item);
         }
         let settlement = match self.pictures(item).await {
             Ok(pictures) => self.call(&claimed, &pictures, is_left).await?,
-            Err(why) if is_left => unknown(item, &why),
+            Err(why) if is_left => self.lost(item, &claimed.options, &why),
             Err(why) => failed(item, Spent::default(), 0, why),
         };
         self.settle(item, settlement).await
@@ -434,28 +433,52 @@ impl<D: Draw> Worker<D> {
             let record = write(&self.dir, item, image, delivered).await?;
             return Ok(done(item, &record));
         }
-        let ended = Ended {
-            charge: seen.charge,
-            delivered: false,
-            sent: seen.requests > 0,
-            verdict: drawn.verdict.as_ref(),
-        };
+        let reason = reason_of(drawn.verdict.as_ref());
+        let verdict = drawn.verdict.as_ref();
+        Ok(self.after(
+            item,
+            options,
+            &seen,
+            Call { verdict, sent: seen.requests > 0, time },
+            reason,
+        ))
+    }
+
+    /// What becomes of an item after a call that brought no image.
+    pub(crate) fn after(
+        &self,
+        item: &StoredItem,
+        options: &JobOptions,
+        seen: &Seen,
+        call: Call<'_>,
+        reason: String,
+    ) -> Settlement {
+        let ended = Ended { charge: seen.charge, sent: call.sent, verdict: call.verdict };
         let left = Left {
             failures: item.failures,
             max_failures: options.max_failures,
-            unknown_resends: unknown_resends(item, options.unknown_resends, &seen),
+            unknown_resends: unknown_resends(item, options.unknown_resends, seen),
             backoff: options.backoff(),
-            time,
+            time: call.time,
         };
-        let reason = reason_of(&drawn);
         let decided = next(&ended, &left, fastrand::f64());
-        Ok(self.settlement(item, options, decided, &seen, reason))
+        self.settlement(item, options, decided, seen, reason)
     }
 
-    pub(crate) fn settlement(
+    /// What becomes of an item of which nobody can say whether it was paid for: its whole
+    /// reservation counts.
+    pub(crate) fn lost(&self, item: &StoredItem, options: &JobOptions, why: &str) -> Settlement {
+        let spent = Spent { at_least_microusd: 0, at_most_microusd: item.reserved_microusd };
+        let seen = Seen { charge: Charge::Maybe, spent, requests: item.reserved_requests };
+        let verdict = Verdict::interrupted();
+        let call = Call { verdict: Some(&verdict), sent: true, time: self.time_left(item, false) };
+        self.after(item, options, &seen, call, why.to_owned())
+    }
+
+    fn settlement(
         &self,
         item: &StoredItem,
-        options: &crate::JobOptions,
+        options: &JobOptions,
         decided: Next,
         seen: &Seen,
         reason: String,
@@ -463,7 +486,6 @@ impl<D: Draw> Worker<D> {
         let now_ms = self.now_ms();
         let mut settlement = failed(item, seen.spent, seen.requests, reason);
         match decided {
-            Next::Done => settlement.state = ItemState::Done,
             Next::Unknown => settlement.state = ItemState::Unknown,
             Next::Failed(why) => {
                 let said = settlement.reason.take().unwrap_or_default();
@@ -492,15 +514,22 @@ impl<D: Draw> Worker<D> {
                         allowed: options.lanes.iter().copied().filter(again).collect(),
                         off_peak_in: (self.off_peak_in.0)(),
                     });
+                    settlement.worst_microusd =
+                        item.lane.worst_in(settlement.lane, item.worst_microusd);
                 }
             }
+        }
+        if let Some(why) = cap_of_item(item, &settlement) {
+            let said = settlement.reason.take().unwrap_or_default();
+            settlement.state = ItemState::Failed;
+            settlement.reason = Some(format!("{why}: {said}"));
         }
         settlement
     }
 
     /// How long until the item's deadline. What an earlier worker had sent is asked for even after
     /// it.
-    fn time_left(&self, item: &StoredItem, is_left: bool) -> Option<Duration> {
+    pub(crate) fn time_left(&self, item: &StoredItem, is_left: bool) -> Option<Duration> {
         let left = crate::until(self.now_ms(), item.deadline_ms?);
         Some(if is_left { left.max(Duration::from_secs(60)) } else { left })
     }
@@ -529,12 +558,6 @@ impl<D: Draw> Worker<D> {
     }
 }
 
-fn random_name() -> Result<String, StoreError> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(StoreError::new)?;
-    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
-}
-
 /// How often a worker with nothing to do looks for what others submitted.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -544,6 +567,16 @@ enum Work {
     New(Claimed),
     /// Another worker had it, and ended.
     Left(Claimed),
+}
+
+/// A call that brought no image, beside what its trail says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) verdict: Option<&'a Verdict>,
+    /// Whether anything was sent that counts as a try.
+    pub(crate) sent: bool,
+    /// How long until the item's deadline.
+    pub(crate) time: Option<Duration>,
 }
 
 /// What a call's trail says.
@@ -582,11 +615,32 @@ impl Seen {
 
 /// How many resends are left that may be paid for twice, within the item's own cap.
 fn unknown_resends(item: &StoredItem, bought: u32, seen: &Seen) -> u32 {
-    let left = bought.saturating_sub(item.resends);
     let spent = item.spent.at_most_microusd.saturating_add(seen.spent.at_most_microusd);
+    match exceeds(item, spent.saturating_add(item.worst_microusd)) {
+        true => 0,
+        false => bought.saturating_sub(item.resends),
+    }
+}
+
+/// Whether an item's own cap on money is below this.
+fn exceeds(item: &StoredItem, microusd: u64) -> bool {
     #[allow(clippy::cast_precision_loss, reason = "compared with an amount in dollars")]
-    let next = spent.saturating_add(item.worst_microusd) as f64 / 1e6;
-    if item.item.max_usd.is_some_and(|most| next > most) { 0 } else { left }
+    let usd = microusd as f64 / 1e6;
+    item.item.max_usd.is_some_and(|most| usd > most)
+}
+
+/// Why an item's own caps let no further call be made, where it waits for one.
+fn cap_of_item(item: &StoredItem, settlement: &Settlement) -> Option<&'static str> {
+    if settlement.state != ItemState::Waiting {
+        return None;
+    }
+    let spent = item.spent.at_most_microusd.saturating_add(settlement.spent.at_most_microusd);
+    if exceeds(item, spent.saturating_add(settlement.worst_microusd)) {
+        return Some("its `max_usd` allows no further call");
+    }
+    let requests = item.requests.saturating_add(settlement.requests.into());
+    let most = item.item.max_requests;
+    most.is_some_and(|most| requests >= most.into()).then_some("its `max_requests` is used up")
 }
 
 /// The last sign of life of the worker that had it, in milliseconds since 1970.
@@ -595,8 +649,8 @@ fn item_heard_of(item: &StoredItem, lease: Duration) -> i64 {
 }
 
 /// Why a call has no image, in words.
-pub(crate) fn reason_of(drawn: &Drawn) -> String {
-    let Some(verdict) = &drawn.verdict else { return "no response".to_owned() };
+pub(crate) fn reason_of(verdict: Option<&Verdict>) -> String {
+    let Some(verdict) = verdict else { return "no response".to_owned() };
     let outcome = verdict.outcome().to_string();
     match verdict.message().or(verdict.reason()) {
         Some(said) => format!("{outcome}: {said}"),
@@ -608,6 +662,7 @@ pub(crate) fn failed(item: &StoredItem, spent: Spent, requests: u32, reason: Str
     Settlement {
         state: ItemState::Failed,
         lane: item.lane,
+        worst_microusd: item.worst_microusd,
         not_before_ms: 0,
         failures: item.failures,
         resends: item.resends,
@@ -616,13 +671,6 @@ pub(crate) fn failed(item: &StoredItem, spent: Spent, requests: u32, reason: Str
         reason: Some(reason),
         result: None,
     }
-}
-
-/// Nobody can say whether it was paid for: its whole reservation counts.
-pub(crate) fn unknown(item: &StoredItem, reason: &str) -> Settlement {
-    let spent = Spent { at_least_microusd: 0, at_most_microusd: item.reserved_microusd };
-    let settlement = failed(item, spent, item.reserved_requests, reason.to_owned());
-    Settlement { state: ItemState::Unknown, ..settlement }
 }
 
 pub(crate) fn done(item: &StoredItem, record: &Record) -> Settlement {

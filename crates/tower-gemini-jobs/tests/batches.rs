@@ -125,6 +125,7 @@ async fn a_creation_that_is_refused_leaves_the_lane_for_nothing() {
     let job = bench.submit(3, |_| ()).await;
     let (counts, _) = bench.ended(&job).await;
     assert_eq!(counts.done, 3, "{counts:?}");
+    assert!(bench.sim.batches().is_empty(), "refused, and drawn one by one");
 }
 
 #[tokio::test]
@@ -134,6 +135,11 @@ async fn lines_that_failed_are_free_and_drawn_otherwise() {
     let job = bench.submit(4, |_| ()).await;
     let (counts, job) = bench.ended(&job).await;
     assert_eq!((counts.done, bench.sim.batches().len()), (4, 1), "{counts:?} {job:?}");
+    // Half of it was reserved for them.
+    for item in bench.store.items(&job.id, None, 0, 9).await.unwrap() {
+        let worst = if item.lane == Lane::Batch { 788_618 } else { 1_577_236 };
+        assert_eq!(item.worst_microusd, worst, "{item:?}");
+    }
 }
 
 #[tokio::test]

@@ -153,6 +153,31 @@ async fn a_cap_on_requests_holds_with_retries() {
 }
 
 #[tokio::test]
+async fn an_items_own_caps_hold_over_its_failures() {
+    let bench = Bench::new(vec![Fault::Internal; 9]).await;
+    let mut item = Item::new("an apple");
+    item.max_requests = Some(3);
+    let mut options = quick();
+    (options.attempts_per_call, options.max_failures) = (2, 9);
+    let job = bench.submit(options, [item]).await.unwrap();
+    bench.run().await;
+    let failed = &bench.store.items(&job.id, Some(ItemState::Failed), 0, 9).await.unwrap()[0];
+    assert_eq!((failed.requests, bench.sim.requests()), (3, 3), "{failed:?}");
+    assert!(failed.reason.as_ref().unwrap().contains("`max_requests` is used up"), "{failed:?}");
+
+    // One call can cost $1.58, and one that may have been paid for counts as that.
+    let bench = Bench::new([Fault::CutHead { at: 17 }]).await;
+    let mut item = Item::new("an apple");
+    item.max_usd = Some(2.0);
+    let mut options = quick();
+    options.unknown_resends = 1;
+    let job = bench.submit(options, [item]).await.unwrap();
+    bench.run().await;
+    assert_eq!(bench.store.counts(&job.id).await.unwrap().unknown, 1);
+    assert_eq!(bench.sim.totals().charged, 1);
+}
+
+#[tokio::test]
 async fn an_item_that_waits_for_another_gets_its_image_and_fails_with_it() {
     let bench = Bench::new([]).await;
     let mut first = Item::new("a chair");

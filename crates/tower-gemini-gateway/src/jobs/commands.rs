@@ -114,7 +114,7 @@ pub(crate) struct OneJob {
 #[derive(Debug, Clone, PartialEq, Args)]
 pub(crate) struct FromFile {
     /// JSONL, or CSV by its ending; `-` reads JSONL from standard input. Fields: prompt, model,
-    /// size, aspect, inputs, output, deadline, lane, max_usd
+    /// size, aspect, inputs, output, deadline, lane, max_usd, max_requests
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Read standard input as CSV

@@ -3,29 +3,28 @@
 //! Google's Batch API has no key of idempotency: a creation that is sent twice makes two batches
 //! that are both paid. So a batch is recorded before it is created, under a name of its own, and
 //! one whose creation was not answered is looked for by that name. Where it cannot be found its
-//! items are
-//! *unknown*: nothing is created again unless the job bought that.
+//! items are *unknown*: nothing is created again unless the job bought that.
 
 mod wire;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde_json::{Value, json};
-use tower_gemini::FinalImage;
-use tower_gemini::Trail;
-use tower_gemini::call::{Call, ImageSize};
+use tower_gemini::call::{self, ImageSize};
 use tower_gemini::classify::classify_without_status;
-use tower_gemini::cost::{Cost, cost_on};
+use tower_gemini::cost::{Cost, ServedBy, cost_served_on};
+use tower_gemini::jittered_retry::RetryOverride;
 use tower_gemini::verdict::{Charge, Verdict};
+use tower_gemini::{CallOptions, FinalImage, Trail};
 
 use self::wire::{BatchState, Line, Operation, Results, Status};
-use crate::decide::{Ended, Left, next};
-use crate::draw::{Draw, Drawn};
-use crate::job::{JobState, Spent};
+use crate::draw::Draw;
+use crate::job::{ItemState, JobState, Spent};
 use crate::lane::Lane;
 use crate::output::Delivered;
+use crate::plan::of_lane;
 use crate::request::{generate_content, single};
-use crate::run::{Seen, Worker, done, failed, reason_of, unknown, write};
+use crate::run::{Call, Seen, Worker, done, failed, reason_of, write};
 use crate::store::{
     BatchLimits, BatchStep, Holder, Settlement, StoreError, StoredBatch, StoredItem,
 };
@@ -46,13 +45,15 @@ const LOOK_FOR_MS: i64 = 15 * 60 * 1000;
 /// Pages of the list that are looked through: 100 pages of 100 batches.
 const PAGES: usize = 100;
 
-/// What the image of an item takes as a result: base64, with a signature of up to 3 MB.
+/// What an item takes as a result at most: three images in base64 (the final one and two drafts) and
+/// a signature of up to 3 MB. Measured of single responses in 2026-11: 1.5 MB of JSON for an image of
+/// 1K, 5 MB for one of 2K, 54 MB at 4K with two drafts.
 fn result_bytes(item: &StoredItem) -> u64 {
     let megabytes = match item.item.size {
         Some(ImageSize::Px512) => 4,
         None | Some(ImageSize::K1) => 6,
-        Some(ImageSize::K2) => 12,
-        Some(_) => 32,
+        Some(ImageSize::K2) => 18,
+        Some(_) => 56,
     };
     megabytes * 1024 * 1024
 }
@@ -64,8 +65,8 @@ fn display_name(batch: &StoredBatch) -> String {
 /// What a request to the Batch API came to.
 enum Answer {
     Ok(Bytes),
-    /// It was refused: nothing was made.
-    Refused(Verdict, String),
+    /// It was refused, for nothing.
+    Refused(StatusCode, Verdict),
     /// Nobody can say.
     Lost(String),
 }
@@ -85,7 +86,7 @@ impl<D: Draw> Worker<D> {
         let Some(batch) = self.store().next_batch(&ask, again).await? else { return Ok(false) };
         match batch.step {
             // Its worker ended before anything was sent.
-            BatchStep::Forming => self.release(&batch, "its worker ended").await?,
+            BatchStep::Forming => self.release(&batch).await?,
             BatchStep::Sent => self.look_for(&batch).await?,
             BatchStep::Open => self.look_after(&batch).await?,
             BatchStep::Closed => {}
@@ -117,7 +118,7 @@ impl<D: Draw> Worker<D> {
         } else {
             match self.upload(batch, &name, file).await {
                 Ok(file) => wire::create_from_file(&name, &file),
-                Err(why) => return self.release(batch, &why).await,
+                Err(why) => return self.refused(batch, &Verdict::not_sent(), &why).await,
             }
         };
         // From here on nobody can say that nothing was made.
@@ -131,7 +132,10 @@ impl<D: Draw> Worker<D> {
                 // Looked for by its name.
                 None => Ok(()),
             },
-            Answer::Refused(verdict, why) => self.refused(batch, &verdict, &why).await,
+            Answer::Refused(_, verdict) => {
+                let why = format!("the Batch API refused it: {}", reason_of(Some(&verdict)));
+                self.refused(batch, &verdict, &why).await
+            }
             Answer::Lost(why) => {
                 tracing::warn!(batch = batch.id, why, "a batch may have been made: looking for it");
                 Ok(())
@@ -161,9 +165,9 @@ impl<D: Draw> Worker<D> {
         }
         let started = self.draw().draw(start).await;
         let place = started.headers.get("x-goog-upload-url").and_then(|url| url.to_str().ok());
-        let place: http::Uri = place
-            .and_then(|url| url.parse().ok())
-            .ok_or_else(|| format!("the upload of its requests failed: {}", reason_of(&started)))?;
+        let place: http::Uri = place.and_then(|url| url.parse().ok()).ok_or_else(|| {
+            format!("the upload of its requests failed: {}", reason_of(started.verdict.as_ref()))
+        })?;
         let path = place.path_and_query().map_or("/", |path| path.as_str());
         let mut upload = self.request_for(batch, Method::POST, path, file.into());
         for (header, value) in
@@ -174,7 +178,9 @@ impl<D: Draw> Worker<D> {
         let uploaded = self.draw().draw(upload).await;
         let file: Option<Value> = serde_json::from_slice(&uploaded.body).ok();
         let name = file.as_ref().and_then(|file| file["file"]["name"].as_str()).map(str::to_owned);
-        name.ok_or_else(|| format!("the upload of its requests failed: {}", reason_of(&uploaded)))
+        name.ok_or_else(|| {
+            format!("the upload of its requests failed: {}", reason_of(uploaded.verdict.as_ref()))
+        })
     }
 
     /// Looks for a batch whose creation was not answered.
@@ -216,7 +222,7 @@ impl<D: Draw> Worker<D> {
         let path = format!("/v1beta/{name}");
         let body = match self.send(batch, Method::GET, &path, Bytes::new()).await {
             Answer::Ok(body) => body,
-            Answer::Refused(_, why) if why.starts_with("404") => {
+            Answer::Refused(StatusCode::NOT_FOUND, _) => {
                 return self.lose(batch, "its batch is gone").await;
             }
             _ => return Ok(()), // again later
@@ -243,10 +249,7 @@ impl<D: Draw> Worker<D> {
             // "A failed and an expired batch" have no results, and no line that counts as made.
             Results::None if operation.succeeded == 0 => {
                 let status = operation.error.unwrap_or_default();
-                for item in self.store().items_of_batch(batch).await? {
-                    let settlement = self.line_failed(batch, &item, &status);
-                    self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
-                }
+                return self.close(batch, |item| self.line_failed(batch, item, &status)).await;
             }
             Results::None => {}
         }
@@ -270,7 +273,7 @@ impl<D: Draw> Worker<D> {
                     self.line_answered(batch, &item, response.get().as_bytes()).await?
                 }
                 (None, Some(status)) => self.line_failed(batch, &item, status),
-                (None, None) => unknown(&item, "its line of results is empty"),
+                (None, None) => self.lost(&item, &batch.options, "its line of results is empty"),
             };
             self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
         }
@@ -285,19 +288,19 @@ impl<D: Draw> Worker<D> {
         response: &[u8],
     ) -> Result<Settlement, StoreError> {
         let (parts, body) = single(&item.item, &item.model, Lane::Batch, &[]).into_parts();
-        let call = Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
+        let call = call::Call::parse(&parts.method, &parts.uri, &parts.headers, Some(&body));
         let read = FinalImage::from_json(response);
         let (verdict, usage) = match &read {
             Ok(image) => (Verdict::delivering(), image.usage.as_ref()),
             Err(error) => (error.verdict().clone(), None),
         };
-        let cost = cost_on(self.platform(), self.catalog(), &call, &verdict, usage);
-        let most = cost.at_most_microusd.map(|most| most.div_ceil(2));
-        let cost = Cost {
-            at_least_microusd: cost.at_least_microusd / 2,
-            // What was reserved is half the worst case.
-            at_most_microusd: Some(most.unwrap_or(u64::MAX).min(item.reserved_microusd)),
-        };
+        // The model that drew it decides its price, and not the one that was asked for.
+        let model = read.as_ref().ok().and_then(|image| image.model_version.as_deref());
+        let served = model.map_or(ServedBy::new(), |model| ServedBy::new().named(model));
+        let cost = cost_served_on(self.platform(), self.catalog(), &call, &served, &verdict, usage);
+        // What was reserved is the worst case in this lane.
+        let worst = Cost::up_to(item.reserved_microusd);
+        let cost = of_lane(cost, Lane::Batch).bounded_by(worst);
         let spent = Spent::of(cost, item.reserved_microusd);
         match read {
             Ok(image) if !image.bytes.is_empty() => {
@@ -307,9 +310,8 @@ impl<D: Draw> Worker<D> {
                 Ok(done(item, &record))
             }
             _ => {
-                let drawn = Drawn::new(Bytes::new(), Some(verdict.clone()), None);
                 let seen = Seen { charge: verdict.charge(), spent, requests: 1 };
-                Ok(self.decided(batch, item, &verdict, &seen, reason_of(&drawn)))
+                Ok(self.decided(batch, item, &verdict, &seen, reason_of(Some(&verdict))))
             }
         }
     }
@@ -317,12 +319,14 @@ impl<D: Draw> Worker<D> {
     /// A line that ended in an error is free (guide, "Pricing": responses are paid).
     fn line_failed(&self, batch: &StoredBatch, item: &StoredItem, status: &Status) -> Settlement {
         let body = status.as_error_body();
-        let verdict = classify_without_status(&Call::unrecognised(), &HeaderMap::new(), &body);
+        let verdict =
+            classify_without_status(&call::Call::unrecognised(), &HeaderMap::new(), &body);
         let seen = Seen { charge: Charge::None, spent: Spent::default(), requests: 1 };
         let reason = format!("in its batch: code {} {}", status.code, status.message);
         self.decided(batch, item, &verdict, &seen, reason)
     }
 
+    /// What becomes of an item after its part of a batch.
     fn decided(
         &self,
         batch: &StoredBatch,
@@ -331,58 +335,51 @@ impl<D: Draw> Worker<D> {
         seen: &Seen,
         reason: String,
     ) -> Settlement {
-        let options = &batch.options;
-        let ended =
-            Ended { charge: seen.charge, delivered: false, sent: true, verdict: Some(verdict) };
-        let left = Left {
-            failures: item.failures,
-            max_failures: options.max_failures,
-            unknown_resends: options.unknown_resends.saturating_sub(item.resends),
-            backoff: options.backoff(),
-            time: item.deadline_ms.map(|at| crate::until(self.now_ms(), at)),
-        };
-        let decided = next(&ended, &left, fastrand::f64());
-        self.settlement(item, options, decided, seen, reason)
+        let time = self.time_left(item, false);
+        self.after(
+            item,
+            &batch.options,
+            seen,
+            Call { verdict: Some(verdict), sent: true, time },
+            reason,
+        )
     }
 
-    /// A creation that was refused made nothing.
+    /// Settles what is left of a batch, and closes it.
+    async fn close(
+        &self,
+        batch: &StoredBatch,
+        with: impl Fn(&StoredItem) -> Settlement,
+    ) -> Result<(), StoreError> {
+        for item in self.store().items_of_batch(batch).await? {
+            self.settle_as(Holder::Batch(&batch.id), &item, with(&item)).await?;
+        }
+        self.store().batch_is(batch, BatchStep::Closed, None).await
+    }
+
+    /// Nothing was made, after a try that was free.
     async fn refused(
         &self,
         batch: &StoredBatch,
         verdict: &Verdict,
         why: &str,
     ) -> Result<(), StoreError> {
-        for item in self.store().items_of_batch(batch).await? {
-            let seen = Seen { charge: Charge::None, spent: Spent::default(), requests: 0 };
-            let reason = format!("the Batch API refused it: {why}");
-            let settlement = self.decided(batch, &item, verdict, &seen, reason);
-            self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
-        }
-        self.store().batch_is(batch, BatchStep::Closed, None).await
+        let seen = Seen { charge: Charge::None, spent: Spent::default(), requests: 0 };
+        self.close(batch, |item| self.decided(batch, item, verdict, &seen, why.to_owned())).await
     }
 
-    /// Nothing was made: its items wait for another batch.
-    async fn release(&self, batch: &StoredBatch, why: &str) -> Result<(), StoreError> {
-        for item in self.store().items_of_batch(batch).await? {
-            let verdict = Verdict::not_sent();
-            let seen = Seen { charge: Charge::None, spent: Spent::default(), requests: 0 };
-            let settlement = self.decided(batch, &item, &verdict, &seen, why.to_owned());
-            self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
-        }
-        self.store().batch_is(batch, BatchStep::Closed, None).await
+    /// Nothing was made or tried: its items wait for another batch.
+    async fn release(&self, batch: &StoredBatch) -> Result<(), StoreError> {
+        let waiting = |item: &StoredItem| Settlement {
+            state: ItemState::Waiting,
+            ..failed(item, Spent::default(), 0, "its worker ended".to_owned())
+        };
+        self.close(batch, waiting).await
     }
 
     /// Nobody can say what became of the items that are left.
     async fn lose(&self, batch: &StoredBatch, why: &str) -> Result<(), StoreError> {
-        for item in self.store().items_of_batch(batch).await? {
-            let mut settlement = unknown(&item, why);
-            if batch.options.unknown_resends > item.resends {
-                settlement.state = crate::ItemState::Waiting;
-                settlement.resends += 1;
-            }
-            self.settle_as(Holder::Batch(&batch.id), &item, settlement).await?;
-        }
-        self.store().batch_is(batch, BatchStep::Closed, None).await
+        self.close(batch, |item| self.lost(item, &batch.options, why)).await
     }
 
     /// A request for the job of a batch.
@@ -399,26 +396,26 @@ impl<D: Draw> Worker<D> {
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(http::header::CONTENT_TYPE, json);
         request.extensions_mut().insert(crate::draw::OfJob(batch.job.clone()));
+        // What fails is asked again at the next step.
+        let once = RetryOverride::none().attempts(1);
+        request.extensions_mut().insert(CallOptions::new().retry(once));
         request
     }
 
     async fn send(&self, batch: &StoredBatch, method: Method, path: &str, body: Bytes) -> Answer {
         let drawn = self.draw().draw(self.request_for(batch, method, path, body)).await;
-        match drawn.status {
-            Some(status) if status.is_success() => Answer::Ok(drawn.body),
-            Some(status) if is_refusal(status) => {
-                let why = format!("{} {}", status.as_u16(), reason_of(&drawn));
-                let verdict = drawn.verdict.unwrap_or_else(|| {
-                    classify_without_status(&Call::unrecognised(), &drawn.headers, &drawn.body)
-                });
-                Answer::Refused(verdict, why)
-            }
-            _ => Answer::Lost(reason_of(&drawn)),
+        let Some(status) = drawn.status else {
+            return Answer::Lost(reason_of(drawn.verdict.as_ref()));
+        };
+        if status.is_success() {
+            return Answer::Ok(drawn.body);
+        }
+        let verdict = drawn.verdict.unwrap_or_else(|| {
+            classify_without_status(&call::Call::unrecognised(), &drawn.headers, &drawn.body)
+        });
+        match verdict.charge().is_surely_free() {
+            true => Answer::Refused(status, verdict),
+            false => Answer::Lost(reason_of(Some(&verdict))),
         }
     }
-}
-
-/// Statuses with which a server says that it did nothing.
-fn is_refusal(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400 | 401 | 403 | 404 | 413 | 429)
 }

@@ -107,10 +107,8 @@ impl JobStore {
             let waiting = rows.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
             let chosen = choose(waiting, &room, limits, &bytes_of);
             let Some(first) = chosen.first() else { continue };
-            let mut bytes = [0; 8];
-            getrandom::fill(&mut bytes).map_err(StoreError::new)?;
             let batch = StoredBatch {
-                id: format!("{:016x}", u64::from_be_bytes(bytes)),
+                id: crate::random_name()?,
                 job: id.to_owned(),
                 model: first.model.clone(),
                 step: BatchStep::Forming,

@@ -38,8 +38,9 @@ pub(crate) enum Holder<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Settlement {
     pub(crate) state: ItemState,
-    /// Its lane from now on.
+    /// Its lane from now on, and the most that a call can cost in it.
     pub(crate) lane: Lane,
+    pub(crate) worst_microusd: u64,
     pub(crate) not_before_ms: i64,
     pub(crate) failures: u32,
     pub(crate) resends: u32,
@@ -112,6 +113,9 @@ impl JobStore {
             return Ok(false);
         };
         let requests = i64::from(options.attempts_per_call).min(room.requests);
+        // It is used up only after a `retry`, which says that the item may be called again.
+        let own = stored.item.max_requests.map(|most| i64::from(most) - signed(stored.requests));
+        let requests = own.map_or(requests, |own| requests.min(own.max(1)));
         sqlx::query(
             "UPDATE jobs SET running = running + 1, reserved_microusd = reserved_microusd + $2, \
              reserved_requests = reserved_requests + $3, claimed_ms = $4 WHERE id = $1",
@@ -209,7 +213,7 @@ impl JobStore {
             "UPDATE items SET state = $4, not_before_ms = $5, failures = $6, resends = $7, \
              least_microusd = least_microusd + $8, most_microusd = most_microusd + $9, \
              requests = requests + $10, reason = $11, result = $12, ended_ms = $13, lane = $14, \
-             worker = NULL, reserved_microusd = 0, reserved_requests = 0 \
+             worst_microusd = $15, worker = NULL, reserved_microusd = 0, reserved_requests = 0 \
              WHERE job = $1 AND number = $2 AND ((state = 'running' AND worker = $3) \
              OR (state = 'in_batch' AND batch = $3))",
         )
@@ -229,6 +233,7 @@ impl JobStore {
         .bind(&settlement.result)
         .bind(ended.then_some(now_ms))
         .bind(settlement.lane.as_str())
+        .bind(signed(settlement.worst_microusd))
         .execute(&mut *begun)
         .await?;
         if done.rows_affected() == 0 {
@@ -301,13 +306,13 @@ impl JobStore {
         // Nothing is in flight that could give money back, and nothing that waits fits.
         sqlx::query(
             "UPDATE jobs SET state = 'capped', stopped = 'its cap on money or requests is reached' \
-             WHERE state = 'active' AND running = 0 AND reserved_microusd = 0 AND (max_microusd >= 0 OR max_requests >= 0) \
+             WHERE state = 'active' AND reserved_requests = 0 \
+             AND (max_microusd >= 0 OR max_requests >= 0) \
              AND EXISTS (SELECT 1 FROM items WHERE job = jobs.id AND state = 'waiting') \
-             AND ((max_requests >= 0 AND requests + reserved_requests >= max_requests) \
+             AND ((max_requests >= 0 AND requests >= max_requests) \
               OR (max_microusd >= 0 AND NOT EXISTS (SELECT 1 FROM items WHERE job = jobs.id \
                   AND state = 'waiting' \
-                  AND worst_microusd <= \
-                  jobs.max_microusd - jobs.most_microusd - jobs.reserved_microusd)))",
+                  AND worst_microusd <= jobs.max_microusd - jobs.most_microusd)))",
         )
         .execute(&mut *begun)
         .await?;
@@ -330,8 +335,7 @@ impl JobStore {
     /// Whether anything is left to do, in any job that is worked on.
     pub(crate) async fn is_idle(&self) -> Result<bool, StoreError> {
         let row = sqlx::query(
-            "SELECT COUNT(*) AS n FROM jobs WHERE state = 'active' OR running > 0 OR \
-             EXISTS (SELECT 1 FROM batches WHERE batches.job = jobs.id AND batches.state <> 'closed')",
+            "SELECT COUNT(*) AS n FROM jobs WHERE state = 'active' OR reserved_requests > 0",
         )
         .fetch_one(&self.pool)
         .await?;

@@ -189,7 +189,7 @@ impl JobStore {
             let place = if is_postgres { "Postgres" } else { place };
             StoreError::new(format_args!("the store of jobs ({place}) cannot be opened: {error}"))
         })?;
-        let file = (!is_postgres && place != ":memory:").then(|| PathBuf::from(place));
+        let file = (!is_postgres).then(|| PathBuf::from(place));
         let store = Self { pool, is_postgres, file };
         store.make_tables().await?;
         Ok(store)
@@ -481,7 +481,8 @@ impl JobStore {
     }
 
     /// Calls items again that failed, and, only where `unknown` says so, those that may have been
-    /// paid for: they may be paid for twice. The number of items; none of a cancelled job.
+    /// paid for: they may be paid for twice. Each gets one call, whatever its own caps. The number of
+    /// items; none of a cancelled job.
     ///
     /// # Errors
     ///
@@ -517,9 +518,6 @@ impl JobStore {
 
 /// SQLite's URL of a path, whatever characters it has.
 fn sqlite_url(path: &str) -> String {
-    if path == ":memory:" {
-        return "sqlite://file:jobs?mode=memory&cache=shared".to_owned();
-    }
     let path = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
     format!("sqlite://{path}?mode=rwc")
 }

@@ -46,10 +46,10 @@ impl JobStore {
     pub async fn next_notice(&self, now_ms: i64) -> Result<Option<Notice>, StoreError> {
         let mut begun = self.begin().await?;
         let lock = if self.is_postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
-        // What is in flight in a cancelled job still costs something.
+        // What is in flight in a cancelled job, or in a batch of it, still costs something.
         let text = format!(
             "SELECT * FROM jobs WHERE state IN ('finished', 'cancelled', 'capped') \
-             AND notified = 0 AND running = 0 AND notify_at_ms <= $1 \
+             AND notified = 0 AND reserved_requests = 0 AND notify_at_ms <= $1 \
              ORDER BY notify_at_ms, id LIMIT 1 {lock}"
         );
         let row =

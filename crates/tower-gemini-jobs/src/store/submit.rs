@@ -123,7 +123,7 @@ impl JobStore {
         I: Iterator<Item = Result<NewItem, StoreError>> + Send,
     {
         job.options.check().map_err(StoreError::new)?;
-        let id = name()?;
+        let id = crate::random_name()?;
         let (money, requests) = caps(&job.options);
         let mut begun = self.begin().await?;
         let mut outputs: HashMap<String, i64> = HashMap::new();
@@ -200,13 +200,6 @@ impl JobStore {
         begun.commit().await?;
         self.job(&id).await?.ok_or_else(|| StoreError::new("the job is gone"))
     }
-}
-
-/// A name for a job that nobody guesses: who has it may see the job's images.
-fn name() -> Result<String, StoreError> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(StoreError::new)?;
-    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
 }
 
 /// A file name without the extension of an image.
