@@ -12,7 +12,7 @@ use crate::call_memory::CallMemory;
 use crate::call_state::{CallState, severity};
 use crate::error::Error;
 use crate::jittered_retry::RetryOverride;
-use crate::observe::{CallObserver, OwnObserver};
+use crate::observe::observer::{CallObserver, OwnObserver};
 use crate::trail::Trail;
 
 /// Per-call options, set in the request's extensions and read by

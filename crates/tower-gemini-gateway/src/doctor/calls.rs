@@ -32,6 +32,8 @@ const KEPT_BYTES: usize = 1024 * 1024;
 /// An upstream that is called.
 pub(super) struct Caller<'a> {
     upstream: &'a Upstream,
+    /// The models, with those of `catalog.file`.
+    pub(super) catalog: &'a Catalog,
     base: Uri,
     key: Option<HeaderValue>,
     connect: Duration,
@@ -53,8 +55,13 @@ pub(super) struct Called {
 }
 
 impl<'a> Caller<'a> {
-    pub(super) fn new(upstream: &'a Upstream, key: Option<HeaderValue>, connect: Duration) -> Self {
-        Self { upstream, base: upstream.base_url(), key, connect }
+    pub(super) fn new(
+        upstream: &'a Upstream,
+        catalog: &'a Catalog,
+        key: Option<HeaderValue>,
+        connect: Duration,
+    ) -> Self {
+        Self { upstream, catalog, base: upstream.base_url(), key, connect }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -67,7 +74,7 @@ impl<'a> Caller<'a> {
             // Keys of express mode may count tokens; whether they may list models is not
             // documented.
             UpstreamKind::Vertex => {
-                let model = &current_models(Catalog::builtin()).next()?.id;
+                let model = &current_models(self.catalog).next()?.id;
                 let body = json!({ "contents": [{ "role": "user", "parts": [{ "text": "hi" }] }] });
                 self.request(Method::POST, &self.path(model, "countTokens"), body.to_string())
             }
@@ -187,21 +194,21 @@ impl Called {
 }
 
 /// The image that shows whether images come.
-pub(super) struct Canary {
-    pub(super) model: &'static str,
+pub(super) struct Canary<'a> {
+    pub(super) model: &'a str,
+    catalog: &'a Catalog,
     pub(super) size: ImageSize,
     pub(super) request: Request<Full<Bytes>>,
     pub(super) call: Call,
 }
 
-impl Canary {
+impl<'a> Canary<'a> {
     /// The cheapest image at 1K or below, of the models that are listed: where none of the list is
     /// known, a relay may name them otherwise, and all count.
-    pub(super) fn cheapest(caller: &Caller<'_>, listed: &BTreeSet<String>) -> Option<Self> {
+    pub(super) fn cheapest(caller: &Caller<'a>, listed: &BTreeSet<String>) -> Option<Self> {
         let is_listed = |model: &&Model| listed.contains(&model.id);
-        let any_listed = current_models(Catalog::builtin()).any(|model| is_listed(&model));
-        let models =
-            current_models(Catalog::builtin()).filter(|model| !any_listed || is_listed(model));
+        let any_listed = current_models(caller.catalog).any(|model| is_listed(&model));
+        let models = current_models(caller.catalog).filter(|model| !any_listed || is_listed(model));
         let sizes = models.flat_map(|model| {
             let small = model.sizes.iter().filter(|size| **size <= ImageSize::K1);
             small.filter_map(move |size| Self::new(caller, model, *size))
@@ -209,7 +216,7 @@ impl Canary {
         sizes.min_by_key(|canary| canary.expected().at_most_microusd.unwrap_or(u64::MAX))
     }
 
-    fn new(caller: &Caller<'_>, model: &'static Model, size: ImageSize) -> Option<Self> {
+    fn new(caller: &Caller<'a>, model: &'a Model, size: ImageSize) -> Option<Self> {
         let mut config = json!({ "responseModalities": ["IMAGE"] });
         if model.accepts_image_size {
             config["imageConfig"] = json!({ "imageSize": size.as_str() });
@@ -222,15 +229,15 @@ impl Canary {
         let uri = wire::upstream_uri(&caller.base, &path)?;
         let call = Call::parse(&Method::POST, &uri, &HeaderMap::new(), call_body);
         let request = caller.request(Method::POST, &path, body)?;
-        Some(Self { model: &model.id, size, request, call })
+        Some(Self { model: &model.id, catalog: caller.catalog, size, request, call })
     }
 
     pub(super) fn expected(&self) -> Cost {
-        expected(Catalog::builtin(), &self.call)
+        expected(self.catalog, &self.call)
     }
 
     pub(super) fn worst_case(&self) -> Cost {
-        worst_case(Catalog::builtin(), &self.call, None)
+        worst_case(self.catalog, &self.call, None)
     }
 }
 
@@ -240,8 +247,12 @@ mod tests {
     use crate::config::Config;
 
     fn canary(listed: &[&str]) -> String {
-        let config = Config::default();
-        let caller = Caller::new(&config.upstream[0], None, Duration::from_secs(1));
+        canary_of(&Config::default(), listed)
+    }
+
+    fn canary_of(config: &Config, listed: &[&str]) -> String {
+        let catalog = config.read_catalog().unwrap();
+        let caller = Caller::new(&config.upstream[0], &catalog, None, Duration::from_secs(1));
         let listed = listed.iter().map(|id| (*id).to_owned()).collect();
         let canary = Canary::cheapest(&caller, &listed).unwrap();
         format!("{} {} {}", canary.model, canary.size, canary.expected())
@@ -255,6 +266,24 @@ mod tests {
         assert_eq!(canary(&["somebody-elses"]), canary(&[]));
     }
 
+    #[test]
+    fn the_canary_is_priced_by_the_configurations_catalogue() {
+        let dir = std::env::temp_dir().join(format!("doctor-catalog-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let models = "[[model]]\nid = \"gemini-9-image\"\nfamily = \"flash\"\nimages = true\n\
+                      sizes = [\"1K\"]\ntokens_per_image = { \"1K\" = 1000 }\n[[model.price]]\n\
+                      platform = \"gemini-api\"\nper_image_microusd = { \"1K\" = 1000 }\n\
+                      input_microusd_per_mtok = 1000\ntext_output_microusd_per_mtok = 1000\n\
+                      image_output_microusd_per_mtok = 1000000\nsource = \"a test\"\n\
+                      as_of = \"2026-11-30\"\n";
+        std::fs::write(dir.join("models.toml"), models).unwrap();
+        let file = format!("[catalog]\nfile = {:?}\n", dir.join("models.toml"));
+        let config = Config::parse(&file, "gateway.toml").unwrap();
+        let found = canary_of(&config, &[]);
+        assert!(found.starts_with("gemini-9-image 1K $0.001"), "{found}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
     // It was asked for Google's list with Google's header, and a working key was reported as wrong.
     #[test]
     fn another_vendor_is_asked_for_its_own_list_of_models_with_a_bearer_key() {
@@ -265,7 +294,8 @@ mod tests {
                     [[fallback.target]]\nmodel = \"gemini-3-pro-image\"\nupstream = \"vendor\"\n";
         let config = Config::parse(file, "gateway.toml").unwrap();
         let key = Some(HeaderValue::from_static("a-key"));
-        let caller = Caller::new(&config.upstream[1], key, Duration::from_secs(1));
+        let catalog = Catalog::builtin();
+        let caller = Caller::new(&config.upstream[1], catalog, key, Duration::from_secs(1));
         let request = caller.free_call().unwrap();
         assert_eq!(request.uri(), "https://vendor.example/v1/models");
         assert_eq!(request.headers()[header::AUTHORIZATION], "Bearer a-key");

@@ -16,6 +16,7 @@ mod network;
 mod report;
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -97,9 +98,11 @@ pub(crate) async fn run(
         Ok(_) => report.add(Finding::ok("config", "the configuration is valid".into())),
         Err(error) => refused_config(&error, &mut report),
     }
+    // What is wrong with the file of models has just been reported.
+    let catalog = config.read_catalog().unwrap_or_else(|_| Arc::new(Catalog::builtin().clone()));
     let mut accepted = None;
     for upstream in chosen {
-        let found = examine(&config, upstream, &mut report).await;
+        let found = examine(&config, &catalog, upstream, &mut report).await;
         accepted = accepted.or(found.filter(|(caller, _)| caller.speaks_gemini()));
     }
     match (args.image, accepted) {
@@ -131,6 +134,7 @@ fn refused_config(error: &ConfigError, report: &mut Report<'_>) {
 /// Checks one upstream. Returns it with its models where it accepts the key.
 async fn examine<'a>(
     config: &Config,
+    catalog: &'a Catalog,
     upstream: &'a Upstream,
     report: &mut Report<'_>,
 ) -> Option<(Caller<'a>, Called)> {
@@ -145,7 +149,7 @@ async fn examine<'a>(
         Err(error) => (None, Some(error)),
     };
     let has_key = key.is_some();
-    let caller = Caller::new(upstream, key, connect);
+    let caller = Caller::new(upstream, catalog, key, connect);
     // Without a key it still shows the clock.
     let request = caller.free_call()?;
     let what = format!("{} {}", request.method(), request.uri().path());
@@ -257,8 +261,8 @@ async fn image(
         Err(error) => return Finding::problem("image", error.to_string()),
     };
     let verdict = &called.verdict;
-    let (catalog, usage) = (Catalog::builtin(), called.usage.as_ref());
-    let cost = cost_served(catalog, &canary.call, &called.served, verdict, usage);
+    let usage = called.usage.as_ref();
+    let cost = cost_served(caller.catalog, &canary.call, &called.served, verdict, usage);
     if verdict.outcome() != Outcome::Image || called.failure.is_some() {
         let mut finding = failed("image", &called);
         if !verdict.charge().is_surely_free() {

@@ -188,15 +188,16 @@ fn event(step: &Step) -> Option<(String, Vec<KeyValue>)> {
     Some((name, fields.into_iter().filter_map(attribute).collect()))
 }
 
-/// What an attempt gave up is an attribute of its call.
+/// What a call gave up, by a decision of ours or since the response names another model.
 fn degradation(steps: &[Step]) -> Option<KeyValue> {
-    let last = steps.iter().rev().find_map(|step| match step {
-        Step::Degraded { given_up } => Some(given_up),
+    let decided = steps.iter().rev().find_map(|step| match step {
+        Step::Degraded { given_up } => Some(given_up.as_slice()),
         _ => None,
     });
-    let given_up = last.filter(|given_up| !given_up.is_empty())?;
-    let given_up = texts(given_up.iter().map(ToString::to_string));
-    Some(KeyValue::new("tower_gemini.degradation", given_up))
+    let rerouted = attempts(steps).next_back().and_then(Attempt::rerouting);
+    let given_up: Vec<_> =
+        decided.unwrap_or_default().iter().chain(&rerouted).map(ToString::to_string).collect();
+    (!given_up.is_empty()).then(|| KeyValue::new("tower_gemini.degradation", texts(given_up)))
 }
 
 fn fail(span: &mut Span, outcome: &'static str) {
@@ -303,5 +304,26 @@ impl CallObserver for CallSpan {
             fail(span, outcome);
         }
         span.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower_gemini::Trail;
+
+    use super::*;
+
+    // An image of another model looked like what was asked for.
+    #[test]
+    fn a_response_that_names_another_model_is_a_degradation() {
+        let trail = Trail::new();
+        let attempt = trail.begin_attempt(Some(ModelId::new("gemini-3-pro-image")), None);
+        assert_eq!(degradation(&trail.steps()), None);
+        attempt.served_by(Some(ModelId::new("gemini-nano-banana-2.1")), None);
+        let said = degradation(&trail.steps()).unwrap();
+        assert_eq!(
+            said.value.to_string(),
+            "[\"model gemini-3-pro-image → gemini-nano-banana-2.1\"]"
+        );
     }
 }

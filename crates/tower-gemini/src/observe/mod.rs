@@ -137,7 +137,7 @@ mod events;
 mod layer;
 #[cfg(feature = "metrics")]
 mod metrics;
-mod observer;
+pub(crate) mod observer;
 mod outcome;
 mod sentence;
 mod service;
@@ -148,7 +148,6 @@ pub use events::{reason_name, wait_name};
 pub use layer::{ObserveLayer, ObserveWholeLayer};
 #[cfg(feature = "metrics")]
 pub use metrics::{describe_metrics, record_circuits, record_quota};
-pub(crate) use observer::OwnObserver;
 pub use observer::{
     CallEnd, CallId, CallInfo, CallObserver, ObservedStep, SendKind, attempts, charge_of, cost_of,
     images_of, is_service_fault,
