@@ -203,11 +203,12 @@ async fn prepare(
     Ok((Bound::new(&config).await?, watched, sim))
 }
 
-/// A simulated Gemini at the gateway's own time of day: its peak hours and its midnight are real.
+/// A simulated Gemini at the gateway's own time: its peak hours and its midnight are real, and its
+/// webhooks are not old.
 fn simulated(weather: SimWeather) -> Sim {
-    let time_of_day = Duration::from_secs(wire::now_unix());
-    let sim =
-        Sim::builder().latency(Latency::fixed(Duration::from_secs(2))).starts_at_utc(time_of_day);
+    let now = Duration::from_secs(wire::now_unix());
+    let sim = Sim::builder().latency(Latency::fixed(Duration::from_secs(2)));
+    let sim = sim.starts_at_utc(now).epoch(now);
     match weather {
         SimWeather::Calm => sim.build(),
         SimWeather::Stormy => sim.storm().build(),
@@ -270,5 +271,25 @@ mod tests {
             text.starts_with("Through the gateway: 117 of 120 calls got an image (97 %)."),
             "{text}"
         );
+    }
+
+    // Whoever checks the signature of a webhook refuses one that is five minutes old.
+    #[tokio::test]
+    async fn what_the_simulated_gemini_dates_is_of_today() {
+        use http_body_util::BodyExt as _;
+        use tower::ServiceExt as _;
+        let create = http::Request::post("/v1beta/models/gemini-3-pro-image:batchGenerateContent")
+            .header("x-goog-api-key", "any")
+            .body(http_body_util::Full::from(
+                r#"{"batch": {"inputConfig": {"requests": {"requests": [{"request":
+                    {"contents": [{"parts": [{"text": "a cat"}]}]}}]}}}}"#,
+            ))
+            .unwrap();
+        let made = simulated(SimWeather::Calm).service().oneshot(create).await.unwrap();
+        let made = made.into_body().collect().await.unwrap().to_bytes();
+        let made: serde_json::Value = serde_json::from_slice(&made).unwrap();
+        let dated: jiff::Timestamp =
+            made["metadata"]["createTime"].as_str().unwrap().parse().unwrap();
+        assert!(jiff::Timestamp::now().duration_since(dated).abs().as_secs() < 60, "{made}");
     }
 }

@@ -17,10 +17,11 @@ mod common;
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::Scratch;
-use serde_json::Value;
+use common::{Gateway, Scratch, until};
+use serde_json::{Value, json};
+use tower_gemini_jobs::JobStore;
 use tower_gemini_sim::{Latency, Sim, serve};
 
 /// Runs a command of the program with this configuration.
@@ -141,8 +142,9 @@ async fn one_of_three_workers_on_a_postgres_is_killed_and_the_others_pay_for_not
     std::fs::write(dir.0.join("gateway.toml"), config).unwrap();
     write_items(&dir.0, 200);
     text(&dir.0, &["submit", "apples.jsonl", "--max-concurrent", "6"]).await;
-    let start =
-        || jobs(&dir.0, &["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let log =
+        || std::fs::File::options().create(true).append(true).open(dir.0.join("log")).unwrap();
+    let start = || jobs(&dir.0, &["run"]).stdout(Stdio::null()).stderr(log()).spawn().unwrap();
     let mut workers = [start(), start(), start()];
     let kills: u64 =
         std::env::var("JOBS_KILLS").map_or(4, |text| text.parse::<u64>().unwrap() / 50);
@@ -156,11 +158,12 @@ async fn one_of_three_workers_on_a_postgres_is_killed_and_the_others_pay_for_not
         killed.wait().unwrap();
         *killed = start();
     }
-    tokio::task::spawn_blocking(move || {
-        workers.iter_mut().for_each(|worker| assert!(worker.wait().unwrap().success()));
-    })
-    .await
-    .unwrap();
+    let succeeded = tokio::task::spawn_blocking(move || {
+        workers.iter_mut().all(|worker| worker.wait().unwrap().success())
+    });
+    let succeeded = succeeded.await.unwrap();
+    let log = std::fs::read_to_string(dir.0.join("log")).unwrap();
+    assert!(succeeded, "{log}");
     let job = shown(&dir.0, "apples").await;
     let counts = &job["counts"];
     let (done, unknown) = (number(&counts["done"]), number(&counts["unknown"]));
@@ -171,6 +174,97 @@ async fn one_of_three_workers_on_a_postgres_is_killed_and_the_others_pay_for_not
     let (least, most) = (number(&spent["at_least_microusd"]), number(&spent["at_most_microusd"]));
     assert!((least..=most).contains(&totals.cost_microusd), "{spent} {totals:?}");
     eprintln!("three workers on Postgres: {done} delivered and paid once, {unknown} unknown");
+}
+
+/// One request without a client, and the response.
+async fn exchange(addr: &str, request: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nx-goog-api-key: any-key\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_webhook_of_a_batch_is_taken_and_any_other_is_refused_and_audited() {
+    let dir = Scratch::new("jobs-webhook");
+    let batches = {
+        let mut batches = tower_gemini_sim::Batches::default();
+        (batches.pending, batches.running) = (Duration::ZERO, Duration::from_millis(300));
+        batches
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(batches);
+    let sim = sim.epoch(now).build();
+    let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let hook = json!({
+        "name": "jobs", "uri": format!("http://127.0.0.1:{port}/jobs/batch-ended"),
+        "subscribed_events": ["batch.succeeded"],
+    });
+    let made = post("/v1beta/webhooks", &hook.to_string());
+    let made = exchange(&upstream.addr().to_string(), &made).await;
+    let body = made.find('{').zip(made.rfind('}')).map(|(begin, end)| &made[begin..=end]);
+    let made: Value = serde_json::from_str(body.unwrap_or(&made)).unwrap();
+    let secret = made["new_signing_secret"].as_str().unwrap_or_else(|| panic!("{made}"));
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:{port}\"\nstate_dir = {:?}\n[jobs]\n\
+         api_key_env = \"JOBS_KEY\"\nbatch_webhook_secret_env = \"HOOK_SECRET\"\n[log]\n\
+         audit = {:?}\n[[upstream]]\nname = \"sim\"\nkind = \"gemini\"\nbase_url = \"{}\"\n",
+        dir.0.join("state"),
+        dir.0.join("audit.jsonl"),
+        upstream.url(),
+    );
+    let variables = [("JOBS_KEY", "any-key"), ("HOOK_SECRET", secret)];
+    let gateway = Gateway::start_with(&dir, &config, &variables);
+    let refused = exchange(&gateway.addr, &post("/jobs/batch-ended", "{}")).await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    write_items(&dir.0, 3);
+    text(&dir.0, &["submit", "apples.jsonl", "--lanes", "batch"]).await;
+    let audited = || std::fs::read_to_string(dir.0.join("audit.jsonl")).unwrap_or_default();
+    let has = |status: u64| {
+        audited().lines().any(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            line["path"] == "/jobs/batch-ended" && line["status"] == status
+        })
+    };
+    until(async || has(204)).await;
+    assert!(has(401), "{}", audited());
+    until(async || shown(&dir.0, "apples").await["state"] == "finished").await;
+    assert_eq!(sim.batches().len(), 1);
+}
+
+// Making tables that were there took locks that workers wait for, and waited for workers.
+#[tokio::test]
+async fn opening_a_store_waits_for_no_worker() {
+    let Some(postgres) = test_programs::postgres::start() else { return };
+    let postgres = std::sync::Arc::new(postgres);
+    let store = JobStore::open(&postgres.url()).await.unwrap();
+    let held = std::sync::Arc::clone(&postgres);
+    let writer = std::thread::spawn(move || {
+        // As whoever is in the middle of an update has it.
+        held.run("BEGIN; LOCK TABLE jobs, items IN ROW EXCLUSIVE MODE; SELECT pg_sleep(600)")
+    });
+    let locks = "SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock' AND \
+                 relation = 'items'::regclass";
+    until(async || postgres.run(locks) == "1").await;
+    JobStore::open(&postgres.url()).await.unwrap();
+    assert!(!writer.is_finished());
+    let _ = postgres.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE \
+                          relation = 'items'::regclass AND mode = 'RowExclusiveLock'",
+    );
+    assert!(writer.join().is_err(), "it was ended");
+    store.close().await;
 }
 
 /// A random number without a crate for it: the address of nothing in particular and the time.

@@ -23,7 +23,7 @@ pub use inputs::{Inputs, Loading};
 pub use item::{Deadline, Item};
 pub use job::{Counts, ItemState, Job, JobOptions, JobState, Spent};
 pub use lane::Lane;
-pub use output::{ImageFile, Record, copy_images, manifest_csv};
+pub use output::{ImageFile, Record, copy_images, delete_job, manifest_csv};
 pub use plan::{Plan, Planner};
 pub use request::{Picture, generate_content, single};
 pub use run::Worker;

@@ -212,6 +212,21 @@ pub async fn copy_images(
     Ok(copied)
 }
 
+/// Removes a job that has ended, with its images. `false` where it has not, or something of it is
+/// still in flight.
+///
+/// # Errors
+///
+/// The store failed, or a file cannot be removed: the job stays, and can be removed again.
+pub async fn delete_job(store: &JobStore, job: &str, root: &Path) -> Result<bool, StoreError> {
+    let dir = dir_of(root, job);
+    let files = || match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    store.delete(job, files).await
+}
+
 /// The manifest of a job as CSV: a row an image.
 ///
 /// # Errors

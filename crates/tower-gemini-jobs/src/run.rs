@@ -54,6 +54,7 @@ pub struct Worker<D> {
     clock: Arc<dyn Clock>,
     off_peak_in: OffPeak,
     batch_poll: Duration,
+    keep: Option<Duration>,
     catalog: Arc<Catalog>,
     platform: Platform,
     wake: Arc<Notify>,
@@ -89,6 +90,7 @@ impl<D: Draw> Worker<D> {
             clock: Arc::new(SystemClock),
             off_peak_in: OffPeak(Arc::new(|| None)),
             batch_poll: Duration::from_secs(60),
+            keep: None,
             catalog: Arc::new(Catalog::builtin().clone()),
             platform: Platform::GeminiApi,
             wake: Arc::new(Notify::new()),
@@ -150,6 +152,13 @@ impl<D: Draw> Worker<D> {
         self
     }
 
+    /// Removes jobs with their images so long after their end. Default: they stay.
+    #[must_use]
+    pub fn keep(mut self, time: Option<Duration>) -> Self {
+        self.keep = time;
+        self
+    }
+
     /// The models and prices by which what came in batches is priced. Default: the built-in
     /// catalogue and the Gemini API's prices.
     #[must_use]
@@ -164,7 +173,9 @@ impl<D: Draw> Worker<D> {
     ///
     /// The store failed.
     pub async fn look_after_batches(&self) -> Result<(), StoreError> {
-        self.store.check_batches_now().await
+        self.store.check_batches_now().await?;
+        self.wake();
+        Ok(())
     }
 
     /// Wakes the worker, as after a submission in this process.
@@ -215,8 +226,18 @@ impl<D: Draw> Worker<D> {
         let mut alone = !self.store.is_shared();
         let mut beat = tokio::time::interval(self.lease / 3);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks_after_batches = false;
+        self.clear().await?;
         loop {
             let stopped = *stop.borrow();
+            if looks_after_batches && batches.is_empty() && !stopped {
+                looks_after_batches = false;
+                let worker = self.clone();
+                batches.spawn(async move {
+                    while worker.batch_step().await? {}
+                    Ok(())
+                });
+            }
             while !stopped && running.len() < self.max_running {
                 let now_ms = self.now_ms();
                 let Some(claimed) = self.next_item(now_ms, &mut alone).await? else { break };
@@ -240,17 +261,12 @@ impl<D: Draw> Worker<D> {
                     Err(error) => return Err(StoreError::new(error)),
                 },
                 () = tokio::time::sleep(wait) => {}
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => looks_after_batches = true,
                 _ = beat.tick() => {
                     self.store.beat(&self.name, self.lease_end(self.now_ms())).await?;
                     self.store.expire(self.now_ms()).await?;
-                    if batches.is_empty() && !stopped {
-                        let worker = self.clone();
-                        batches.spawn(async move {
-                            while worker.batch_step().await? {}
-                            Ok(())
-                        });
-                    }
+                    self.clear().await?;
+                    looks_after_batches = true;
                 }
                 Some(ended) = batches.join_next() => match ended {
                     Ok(ended) => ended?,
@@ -259,6 +275,19 @@ impl<D: Draw> Worker<D> {
                 Ok(()) = stop.changed() => {}
             }
         }
+    }
+
+    /// Removes what has been kept for long enough. What cannot be removed is tried again.
+    async fn clear(&self) -> Result<(), StoreError> {
+        let Some(keep) = self.keep else { return Ok(()) };
+        let before = self.now_ms().saturating_sub(crate::millis(keep));
+        for job in self.store.ended_before(before).await? {
+            match output::delete_job(&self.store, &job, &self.dir).await {
+                Ok(_) => tracing::info!(job, "an old job is removed with its images"),
+                Err(error) => tracing::warn!(%error, "an old job stays"),
+            }
+        }
+        Ok(())
     }
 
     fn lease_end(&self, now_ms: i64) -> i64 {

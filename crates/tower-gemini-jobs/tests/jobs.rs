@@ -14,7 +14,7 @@ use std::time::Duration;
 use tower_gemini::{GeminiStack, KeepPaidLayer};
 use tower_gemini_jobs::{
     Item, ItemState, Job, JobOptions, JobState, JobStore, NewJob, Planner, StoreError, Through,
-    Worker,
+    Worker, delete_job,
 };
 use tower_gemini_sim::{BadRequest, Fault, Sim};
 
@@ -101,7 +101,7 @@ fn files(dir: &Path) -> usize {
 
 #[tokio::test]
 async fn every_item_is_delivered_and_paid_once_in_spite_of_free_failures() {
-    let faults = [Fault::Internal, Fault::BadGatewayHtml, Fault::Internal, Fault::Internal];
+    let faults = [Fault::Internal, Fault::ConnectionRefused, Fault::Internal, Fault::Internal];
     let bench = Bench::new(faults).await;
     let job = bench.submit(quick(), items(12)).await.unwrap();
     bench.run().await;
@@ -267,6 +267,52 @@ async fn nothing_of_a_cancelled_job_is_called_again() {
     assert_eq!(bench.store.retry(&job.id, true).await.unwrap(), 0);
     bench.run().await;
     assert_eq!((bench.sim.requests(), bench.store.counts(&job.id).await.unwrap().left()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_job_is_removed_with_its_images_once_it_has_ended_and_not_before() {
+    let bench = Bench::new([]).await;
+    let dir = bench.dir.0.join("out");
+    let job = bench.submit(quick(), items(2)).await.unwrap();
+    let other = bench.submit(quick(), items(1)).await.unwrap();
+    assert!(!delete_job(&bench.store, &job.id, &dir).await.unwrap(), "it has not ended");
+    bench.run().await;
+    // Where an image cannot be removed, the job stays and can be removed later.
+    std::fs::rename(dir.join(&job.id), bench.dir.0.join("aside")).unwrap();
+    std::fs::write(dir.join(&job.id), b"in the way").unwrap();
+    let error = delete_job(&bench.store, &job.id, &dir).await.unwrap_err().to_string();
+    assert!(error.contains("cannot be removed"), "{error}");
+    assert_eq!(bench.store.counts(&job.id).await.unwrap().done, 2);
+    std::fs::remove_file(dir.join(&job.id)).unwrap();
+    std::fs::rename(bench.dir.0.join("aside"), dir.join(&job.id)).unwrap();
+
+    assert!(delete_job(&bench.store, &job.id, &dir).await.unwrap());
+    assert!(bench.store.job(&job.id).await.unwrap().is_none());
+    assert_eq!(bench.store.items(&job.id, None, 0, 10).await.unwrap().len(), 0);
+    assert!(!dir.join(&job.id).exists());
+    assert!(!delete_job(&bench.store, &job.id, &dir).await.unwrap(), "it is gone");
+    assert_eq!((bench.store.jobs(None).await.unwrap().len(), files(&dir.join(&other.id))), (1, 1));
+}
+
+#[tokio::test]
+async fn a_worker_removes_jobs_that_ended_long_ago_and_no_other() {
+    let bench = Bench::new([]).await;
+    let dir = bench.dir.0.join("out");
+    let old = bench.submit(quick(), items(1)).await.unwrap();
+    let paused = bench.submit(quick(), items(1)).await.unwrap();
+    bench.store.pause(&paused.id).await.unwrap();
+    bench.run().await;
+    let left = async |keep| {
+        let stack = GeminiStack::new().json(bench.sim.service());
+        let worker = Worker::new(bench.store.clone(), Through(stack), &dir).unwrap().keep(keep);
+        worker.run_until_idle().await.unwrap();
+        let jobs = bench.store.jobs(None).await.unwrap();
+        jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+    assert_eq!(left(None).await.len(), 2);
+    assert_eq!(left(Some(Duration::from_secs(3600))).await.len(), 2);
+    assert_eq!(left(Some(Duration::ZERO)).await, [paused.id]);
+    assert!(!dir.join(&old.id).exists());
 }
 
 #[tokio::test]

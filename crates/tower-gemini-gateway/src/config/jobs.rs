@@ -15,6 +15,7 @@ section! { pub(crate) Jobs {
     dir: Option<PathBuf> = None,
     max_running: usize = 8,
     lease: Span = Span::secs(30),
+    keep: Option<Span> = None,
     api_key_env: Option<String> = None,
     input_urls: bool = false,
     private_urls: bool = false,

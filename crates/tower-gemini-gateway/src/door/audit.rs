@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use http::Method;
+use http::request::Parts;
 use serde::Serialize;
 use tokio::time::Instant;
 use tower_gemini::Trail;
@@ -15,7 +16,7 @@ use tower_gemini::cost::Cost;
 use tower_gemini::redact::redact;
 use tower_gemini::verdict::Outcome;
 
-use super::Door;
+use super::{Connection, Door};
 
 /// A longer path says nothing more.
 const MAX_PATH_CHARS: usize = 512;
@@ -85,7 +86,9 @@ struct Seen {
 }
 
 impl Visit {
-    pub(super) fn new(door: Arc<Door>, peer: Option<IpAddr>, method: Method, path: &str) -> Self {
+    pub(crate) fn new(door: Arc<Door>, parts: &Parts, path: &str) -> Self {
+        let peer = parts.extensions.get::<Connection>().map(|connection| connection.peer);
+        let method = parts.method.clone();
         let path = redact(path).chars().take(MAX_PATH_CHARS).collect();
         let (at, since, seen) = (door.clock.now(), Instant::now(), Mutex::default());
         Self { door, at, since, peer, method, path, seen }

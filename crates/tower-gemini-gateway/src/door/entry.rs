@@ -78,7 +78,7 @@ pub(crate) async fn enter(
     let door = gateway.door().clone();
     let connection = parts.extensions.get::<Connection>().copied();
     let peer = connection.map(|connection| connection.peer);
-    let visit = Visit::new(door.clone(), peer, parts.method.clone(), path);
+    let visit = Visit::new(door.clone(), &parts, path);
     let refuse = |rejection: Rejection| {
         visit.responded(rejection.status.as_u16());
         sealed(rejection.into_response(ErrorFormat::for_path(path)))
@@ -426,8 +426,7 @@ pub(crate) async fn enter_page(
     path: &str,
     parts: &mut Parts,
 ) -> Result<Visit, Response<Body>> {
-    let peer = parts.extensions.get::<Connection>().map(|connection| connection.peer);
-    let visit = Visit::new(gateway.door().clone(), peer, parts.method.clone(), path);
+    let visit = Visit::new(gateway.door().clone(), parts, path);
     let refused = match misdirected(gateway, path, parts) {
         Some(rejection) => Err(rejection),
         None => may_see(gateway, path, parts).await,
@@ -441,7 +440,14 @@ pub(crate) async fn enter_page(
     }
 }
 
-/// The response of a page on its way out.
+/// Counts a signature that is wrong as a login that failed: it waits as they do.
+#[cfg(feature = "jobs")]
+pub(crate) async fn count_failure(gateway: &Snapshot, parts: &Parts) {
+    let peer = parts.extensions.get::<Connection>().map(|connection| connection.peer);
+    gateway.door().failures.count(peer).await;
+}
+
+/// The response of a page, or of what else needs no caller, on its way out.
 #[cfg(feature = "jobs")]
 pub(crate) fn leave_page(visit: &Visit, response: Response<Body>) -> Response<Body> {
     visit.responded(response.status().as_u16());

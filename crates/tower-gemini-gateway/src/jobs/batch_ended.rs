@@ -5,11 +5,15 @@
 //! Webhooks (webhooks page of the Gemini API, 2026-07).
 
 use axum::body::Body;
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
 
 use super::Jobs;
+use crate::door::entry::{self, Visit};
+use crate::handler::collect;
+use crate::limits::BoundedBody;
 use crate::responses::{ErrorFormat, Rejection};
+use crate::snapshot::Snapshot;
 use crate::wire::now_unix;
 
 /// Where Google is told to send them.
@@ -19,34 +23,46 @@ pub(super) const PATH: &str = "/jobs/batch-ended";
 const LONGEST: usize = 64 * 1024;
 
 /// Takes a webhook of Google's.
-pub(super) async fn handle(jobs: Option<&Jobs>, request: Request<Body>) -> Response<Body> {
-    let refuse = |status, word: &'static str, message: &str| {
-        Rejection::new(status, word, message).into_response(ErrorFormat::Gemini)
+pub(super) async fn handle(
+    gateway: &Snapshot,
+    jobs: Option<&Jobs>,
+    request: Request<Body>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let visit = Visit::new(gateway.door().clone(), &parts, PATH);
+    let response = match take(gateway, jobs, &parts, body).await {
+        Ok(()) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Err(rejection) => rejection.into_response(ErrorFormat::Gemini),
     };
-    let Some((jobs, secret)) = jobs.and_then(|jobs| Some((jobs, jobs.batch_secret.as_ref()?)))
-    else {
+    entry::leave_page(&visit, response)
+}
+
+async fn take(
+    gateway: &Snapshot,
+    jobs: Option<&Jobs>,
+    parts: &Parts,
+    body: Body,
+) -> Result<(), Rejection> {
+    let taken = jobs.and_then(|jobs| Some((jobs, jobs.batch_secret.as_ref()?)));
+    let (jobs, secret) = taken.ok_or_else(|| {
         let message =
             "This gateway takes no webhooks of batches: set jobs.batch_webhook_secret_env.";
-        return refuse(StatusCode::NOT_FOUND, "NOT_FOUND", message);
-    };
-    let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, LONGEST).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => {
-            let message = "The message is too large, or broke off.";
-            return refuse(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", message);
-        }
-    };
+        Rejection::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+    })?;
+    let idle = gateway.config().server.body_idle_timeout.0;
+    let body = collect(Body::new(BoundedBody::new(body, LONGEST, idle, None))).await?;
     if !secret.has_signed(&parts.headers, &body, now_unix()) {
+        entry::count_failure(gateway, parts).await;
         let message = "The message is not signed with jobs.batch_webhook_secret_env, or is old.";
-        return refuse(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message);
+        return Err(Rejection::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message));
     }
-    if let Err(error) = jobs.look_after_batches().await {
+    jobs.look_after_batches().await.map_err(|error| {
         tracing::warn!(%error, "a webhook of a batch is taken later");
         let message = "The store of jobs failed. Send it again.";
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message);
-    }
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
+        Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+    })
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tower_gemini_jobs::read::{Format, LineFault, items};
 use tower_gemini_jobs::{
     Item, ItemState, Job, JobOptions, JobState, JobStore, Lane, NewItem, NewJob, Plan, Planner,
-    StoreError, StoredItem, copy_images, manifest_csv,
+    StoreError, StoredItem, copy_images, delete_job, manifest_csv,
 };
 
 use super::{Jobs, open_store, planner, view};
@@ -69,6 +69,12 @@ pub(crate) enum JobsCommand {
     },
     /// End a job: what waits is never sent, what is there stays
     Cancel(OneJob),
+    /// Remove a job that has ended, with its images
+    Delete {
+        /// Its id, the beginning of it, or its name
+        #[arg(value_name = "JOB")]
+        job: String,
+    },
     /// Call the items again that failed
     Retry {
         #[command(flatten)]
@@ -281,6 +287,14 @@ pub(crate) async fn run(
             let job = find(&store, job).await?;
             let copied = copy_images(&store, &job.id, &places.dir, out).await?;
             let text = format!("{copied} images and manifest.jsonl are in {}\n", out.display());
+            Ok(output.write_all(text.as_bytes())?)
+        }
+        JobsCommand::Delete { job } => {
+            let job = find(&store, &OneJob { job: Some(job.clone()) }).await?;
+            let text = match delete_job(&store, &job.id, &places.dir).await? {
+                true => format!("job {} and its images are removed\n", job.id),
+                false => format!("job {} has not ended; cancel it first\n", job.id),
+            };
             Ok(output.write_all(text.as_bytes())?)
         }
         JobsCommand::Export { job, format } => export(&store, job, *format, output).await,

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tower_gemini_jobs::{ItemState, Job, JobState, NewJob, StoreError, manifest_csv};
+use tower_gemini_jobs::{ItemState, Job, JobState, NewJob, StoreError, delete_job, manifest_csv};
 
 use super::answers::{
     failed, image, internal, invalid, is_id, item_json, job_json, json_page, no_place,
@@ -50,7 +50,7 @@ pub(crate) async fn handle(
         return page::handle(&gateway, jobs, &path, request).await;
     }
     if path == batch_ended::PATH && request.method() == Method::POST {
-        return batch_ended::handle(jobs, request).await;
+        return batch_ended::handle(&gateway, jobs, request).await;
     }
     request.extensions_mut().insert(ServedHere);
     let (request, entry) = match entry::enter(&gateway, &path, Instant::now(), request).await {
@@ -114,8 +114,10 @@ impl Asked<'_> {
         let segments: Vec<_> = path.split('/').skip(2).collect();
         let method = &self.parts.method;
         let reads = matches!(*method, Method::GET | Method::HEAD);
+        let deletes = *method == Method::DELETE;
         let (fits, allow) = match *segments {
             [] => (reads, "GET, POST"),
+            [_] => (reads || deletes, "GET, DELETE"),
             [_, "pause" | "resume" | "cancel" | "retry"] => (*method == Method::POST, "POST"),
             _ => (reads, "GET"),
         };
@@ -125,6 +127,10 @@ impl Asked<'_> {
         let mut query = Query::parse(self.parts.uri.query())?;
         match *segments {
             [] => self.list(query).await,
+            [id] if deletes => {
+                query.finish()?;
+                self.delete(&self.job(id).await?).await
+            }
             [id] => {
                 query.finish()?;
                 Ok(json_page(&self.shown(&self.job(id).await?).await?))
@@ -244,6 +250,17 @@ impl Asked<'_> {
         };
         self.jobs.wake();
         Ok(changed)
+    }
+
+    async fn delete(&self, job: &Job) -> Result<Response<Body>, Rejection> {
+        let Jobs { store, places, .. } = self.jobs;
+        if !delete_job(store, &job.id, &places.dir).await.map_err(failed)? {
+            let message = "The job has not ended. Cancel it first, and wait for what is in flight.";
+            return Err(Rejection::new(StatusCode::CONFLICT, "FAILED_PRECONDITION", message));
+        }
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        Ok(response)
     }
 
     async fn submit(&self, body: Bytes) -> Result<Response<Body>, Rejection> {

@@ -97,6 +97,7 @@ impl Jobs {
             .resume_within(resume_within)
             .max_running(config.jobs.max_running)
             .lease(config.jobs.lease.0)
+            .keep(config.jobs.keep.map(|keep| keep.0))
             .prices(config.read_catalog()?, platform(config))
             .off_peak_in(move || snapshots.borrow().layers().peak.delay(A_DAY));
         Ok(Some(Self { store, places, worker, notifier, batch_secret: of_batches }))

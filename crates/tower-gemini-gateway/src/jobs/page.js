@@ -1,30 +1,10 @@
-"use strict";
-// Draws jobs.json every five seconds. Values become text and attributes, never markup.
+// Draws jobs.json.
 (() => {
-  const EVERY_MS = 5000;
-  const SVG = "http://www.w3.org/2000/svg";
+  const { h, svg, number, usd, cost, words, live } = pages;
   const asked = new URLSearchParams(location.search);
   const id = asked.get("job"), after = asked.get("after");
 
-  // -- elements
-  const node = (made, attributes, children) => {
-    for (const [name, value] of Object.entries(attributes)) {
-      if (value !== undefined && value !== null && value !== false) made.setAttribute(name, value);
-    }
-    made.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
-    return made;
-  };
-  const h = (name, attributes, ...children) => node(document.createElement(name), attributes, children);
-  const svg = (name, attributes, ...children) => node(document.createElementNS(SVG, name), attributes, children);
-
   // -- values
-  const number = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
-  const usd = (micro) => micro === 0 ? "$0" : "$" + (micro / 1e6).toFixed(micro < 1e6 ? 4 : 2);
-  const cost = (of) => {
-    const least = usd(of.at_least_microusd), most = usd(of.at_most_microusd);
-    return least === most ? most : least + "–" + most.slice(1);
-  };
-  const words = (name) => name.replaceAll("_", " ");
   const time = (ms) => new Date(ms).toISOString().slice(0, 16).replace("T", " ");
   const link = (query) => "jobs?" + new URLSearchParams(query);
 
@@ -96,34 +76,17 @@
 
   // -- updates
   let drawn = "";
-  const live = (is, text) => {
-    document.body.dataset.live = is;
-    document.getElementById("live-text").textContent = text;
-  };
-  const look = async () => {
-    try {
-      const query = id ? "?" + new URLSearchParams({ job: id, ...(after ? { after } : {}) }) : "";
-      const response = await fetch("jobs.json" + query, { cache: "no-store" });
-      const all = await response.json();
-      if (!response.ok) throw new Error(all.error?.message || "HTTP " + response.status);
-      // Images that are there are not loaded anew where nothing changed.
-      const text = JSON.stringify({ ...all, at_unix_seconds: 0 });
-      if (text !== drawn) {
-        document.getElementById("jobs").replaceChildren(...(id ? detail(all) : list(all)).flat(Infinity).filter(Boolean));
-        drawn = text;
-      }
-      live("yes", "live · " + time(all.at_unix_seconds * 1000).slice(11) + " UTC");
-    } catch (error) {
-      live("no", "no data: " + (error?.message || "unknown error"));
+  live(async () => {
+    const query = id ? "?" + new URLSearchParams({ job: id, ...(after ? { after } : {}) }) : "";
+    const response = await fetch("jobs.json" + query, { cache: "no-store" });
+    const all = await response.json();
+    if (!response.ok) throw new Error(all.error?.message || "HTTP " + response.status);
+    // Images that are there are not loaded anew where nothing changed.
+    const text = JSON.stringify({ ...all, at_unix_seconds: 0 });
+    if (text !== drawn) {
+      document.getElementById("jobs").replaceChildren(...(id ? detail(all) : list(all)).flat(Infinity).filter(Boolean));
+      drawn = text;
     }
-  };
-  const again = async () => {
-    // A page in the background requests nothing.
-    if (document.visibilityState !== "hidden") await look();
-    setTimeout(again, EVERY_MS);
-  };
-  document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible") look();
+    return all.at_unix_seconds;
   });
-  again();
 })();

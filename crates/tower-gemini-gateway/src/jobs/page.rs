@@ -18,7 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::{status, wire};
 
 const STYLE: &str = concat!(include_str!("../status/page.css"), include_str!("page.css"));
-const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: &str = concat!(include_str!("../status/live.js"), include_str!("page.js"));
 
 /// Jobs on the page, the newest. Ours: what fits on a screen or two.
 const SHOWN: usize = 50;

@@ -157,11 +157,30 @@ async fn a_job_of_one_token_does_not_exist_for_another() {
         let answer = world.post(BOB, &format!("/jobs/{id}/{verb}"), &json!({})).await;
         assert_eq!(answer.status, 404, "{verb}");
     }
+    let delete = async |token: &str| {
+        let delete = Request::delete(format!("/jobs/{id}")).header("x-goog-api-key", token);
+        world.ask(delete, Body::empty()).await
+    };
+    assert_eq!(delete(BOB).await.status, 404);
     let list = |answer: Answer| answer.json()["jobs"].as_array().unwrap().len();
     assert_eq!(list(world.get(ANN, "/jobs").await), 1);
     assert_eq!(list(world.get(BOB, "/jobs").await), 0);
     let nobody = world.ask(Request::get("/jobs"), Body::empty()).await;
     assert_eq!(nobody.status, 401, "{nobody:?}");
+    assert_eq!(delete(ANN).await.status, 204);
+    assert_eq!(world.get(ANN, &format!("/jobs/{id}")).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_job_that_has_not_ended_is_not_deleted() {
+    let world = World::new([], "").await;
+    let id = world.submit(ANN, json!({}), &["a red apple"]).await;
+    let delete = Request::delete(format!("/jobs/{id}")).header("x-goog-api-key", ANN);
+    let answer = world.ask(delete, Body::empty()).await;
+    assert_eq!(answer.status, 409, "{answer:?}");
+    assert!(answer.message().contains("Cancel it first"), "{answer:?}");
+    world.run().await;
+    assert_eq!(world.get(ANN, &format!("/jobs/{id}/items/1/image")).await.status, 200);
 }
 
 #[tokio::test]

@@ -1,21 +1,10 @@
-"use strict";
-// Draws status.json every five seconds. Values become text and attributes, never markup.
+// Draws status.json.
 (() => {
-  const EVERY_MS = 5000;
+  const { h, svg, number, usd, cost, words, live } = pages;
   const MARK = 0.7; // from here on a quota or cap deserves a look
   const CALLS_SHOWN = 25;
-  const SVG = "http://www.w3.org/2000/svg";
 
   // -- elements
-  const node = (made, attributes, children) => {
-    for (const [name, value] of Object.entries(attributes ?? {})) {
-      if (value !== undefined && value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
-    }
-    made.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
-    return made;
-  };
-  const h = (name, attributes, ...children) => node(document.createElement(name), attributes, children);
-  const svg = (name, attributes, ...children) => node(document.createElementNS(SVG, name), attributes, children);
   const quiet = (...text) => h("span", { class: "quiet" }, ...text);
   const note = (...text) => h("p", { class: "quiet" }, ...text);
   const mark = (kind, sign) => h("span", { class: "mark " + kind, "aria-hidden": "true" }, sign);
@@ -26,18 +15,9 @@
     h("tbody", {}, rows));
 
   // -- values
-  const number = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
   const percent = (share) => {
     const value = share * 100;
     return (Math.abs(value - Math.round(value)) < 0.05 ? value.toFixed(0) : value.toFixed(1)) + "\u00a0%";
-  };
-  const usd = (micro) => micro === 0 ? "$0" : "$" + (micro / 1e6).toFixed(micro < 1e6 ? 4 : 2);
-  const cost = (of) => {
-    if (!of) return "–";
-    const least = usd(of.at_least_microusd);
-    if (of.at_most_microusd === null) return "≥\u00a0" + least;
-    const most = usd(of.at_most_microusd);
-    return least === most ? most : least + "–" + most.slice(1);
   };
   const seconds = (s) => s === null ? "–" : s < 1 ? (s * 1000).toFixed(0) + " ms" : s < 10 ? s.toFixed(1) + " s" : s < 120 ? s.toFixed(0) + " s" : (s / 60).toFixed(0) + " min";
   const span = (s) => s < 120 ? s + " s" : s < 7200 ? Math.floor(s / 60) + " min"
@@ -45,7 +25,6 @@
     : Math.floor(s / 86400) + " d " + Math.floor(s / 3600) % 24 + " h";
   const clock = (unix) => new Date(unix * 1000).toISOString().slice(11, 16);
   const bytes = (n) => n < 1000 ? n + " B" : n < 1e6 ? Math.floor(n / 1000) + " kB" : (n / 1e6).toFixed(1) + " MB";
-  const words = (name) => name.replaceAll("_", " ");
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
   const level = (share) => share >= 1 ? "failing" : share >= MARK ? "strained" : "good";
   const share = (part, whole) => whole === 0 ? 1 : part / whole;
@@ -292,28 +271,11 @@
     }
     if (focused) document.getElementById(focused)?.querySelector("summary")?.focus({ preventScroll: true });
   };
-  const live = (is, text) => {
-    document.body.dataset.live = is;
-    document.getElementById("live-text").textContent = text;
-  };
-  const look = async () => {
-    try {
-      const response = await fetch("status.json", { cache: "no-store" });
-      if (!response.ok) throw new Error("HTTP " + response.status);
-      const status = await response.json();
-      for (const [id, section] of Object.entries(SECTIONS)) put(id, section(status));
-      live("yes", "live · " + clock(status.at_unix_seconds) + " UTC");
-    } catch (error) {
-      live("no", "no data: " + (error?.message || "unknown error"));
-    }
-  };
-  const again = async () => {
-    // A page in the background requests nothing.
-    if (document.visibilityState !== "hidden") await look();
-    setTimeout(again, EVERY_MS);
-  };
-  document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible") look();
+  live(async () => {
+    const response = await fetch("status.json", { cache: "no-store" });
+    if (!response.ok) throw new Error("HTTP " + response.status);
+    const status = await response.json();
+    for (const [id, section] of Object.entries(SECTIONS)) put(id, section(status));
+    return status.at_unix_seconds;
   });
-  again();
 })();

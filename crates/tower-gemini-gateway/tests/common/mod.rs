@@ -89,12 +89,18 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it with this configuration; its log is the file `log` of the directory.
     pub(crate) fn start(dir: &Scratch, config: &str) -> Self {
+        Self::start_with(dir, config, &[])
+    }
+
+    /// The same with these environment variables.
+    pub(crate) fn start_with(dir: &Scratch, config: &str, variables: &[(&str, &str)]) -> Self {
         let file = dir.0.join("gateway.toml");
         std::fs::write(&file, config).unwrap();
         let log = std::fs::File::create(dir.0.join("log")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_gemini-gateway"))
             .arg("--config")
             .arg(&file)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

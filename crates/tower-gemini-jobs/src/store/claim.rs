@@ -56,95 +56,50 @@ impl JobStore {
     /// Claims the item that is next: of the job that was served longest ago, the one that waits
     /// longest. Its worst case is reserved from the job's caps in the same transaction.
     pub(crate) async fn claim(&self, ask: &Ask<'_>) -> Result<Option<Claimed>, StoreError> {
-        let mut begun = self.begin().await?;
         let jobs = sqlx::query(
-            "SELECT * FROM jobs WHERE state = 'active' AND running < max_running \
+            "SELECT id FROM jobs WHERE state = 'active' AND running < max_running AND EXISTS \
+             (SELECT 1 FROM items WHERE job = jobs.id AND state = 'waiting' AND missing = 0 \
+             AND not_before_ms <= $1 AND lane <> 'batch' AND deadline_ms > $1) \
              ORDER BY claimed_ms, id LIMIT 1000",
         )
-        .fetch_all(&mut *begun)
+        .bind(ask.now_ms)
+        .fetch_all(&self.pool)
         .await?;
         for job in jobs {
-            let id: &str = job.try_get("id")?;
-            let Some(room) = Room::of(&job)? else { continue };
-            let lock = if self.is_postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
-            let text = format!(
-                "SELECT * FROM items WHERE job = $1 AND state = 'waiting' AND missing = 0 \
-                 AND not_before_ms <= $2 AND lane <> 'batch' AND deadline_ms > $2 \
-                 AND worst_microusd <= $3 AND $4 NOT LIKE '%,' || job || ' ' || model || ',%' \
-                 ORDER BY not_before_ms, number LIMIT 1 {lock}"
-            );
-            let row = sqlx::query(sqlx::AssertSqlSafe(text))
-                .bind(id)
-                .bind(ask.now_ms)
-                .bind(room.microusd)
-                .bind(ask.resting)
-                .fetch_optional(&mut *begun)
-                .await?;
-            let Some(mut stored) = row.as_ref().map(item_of).transpose()? else {
-                continue;
-            };
-            let options: JobOptions = from_json(job.try_get("options")?)?;
-            if self.reserve(&mut begun, &mut stored, &options, ask).await? {
-                begun.commit().await?;
-                return Ok(Some(Claimed { stored, options }));
+            let claimed = self.claim_of(job.try_get("id")?, ask).await?;
+            if claimed.is_some() {
+                return Ok(claimed);
             }
         }
-        begun.commit().await?;
         Ok(None)
     }
 
-    /// Takes what an item may cost out of its job's caps, under the lock of the job's row.
-    async fn reserve(
-        &self,
-        begun: &mut Transaction<'static, Any>,
-        stored: &mut StoredItem,
-        options: &JobOptions,
-        ask: &Ask<'_>,
-    ) -> Result<bool, StoreError> {
-        let lock = if self.is_postgres { "FOR UPDATE" } else { "" };
-        let text = format!("SELECT * FROM jobs WHERE id = $1 AND state = 'active' {lock}");
-        let job = sqlx::query(sqlx::AssertSqlSafe(text))
-            .bind(&stored.job)
-            .fetch_optional(&mut **begun)
+    async fn claim_of(&self, job: &str, ask: &Ask<'_>) -> Result<Option<Claimed>, StoreError> {
+        let mut begun = self.begin().await?;
+        let Some(job) = self.lock_job(&mut begun, job).await? else { return Ok(None) };
+        if job.try_get::<&str, _>("state")? != "active" {
+            return Ok(None);
+        }
+        let Some(room) = Room::of(&job)? else { return Ok(None) };
+        let lock = if self.is_postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
+        let text = format!(
+            "SELECT * FROM items WHERE job = $1 AND state = 'waiting' AND missing = 0 \
+             AND not_before_ms <= $2 AND lane <> 'batch' AND deadline_ms > $2 \
+             AND worst_microusd <= $3 AND $4 NOT LIKE '%,' || job || ' ' || model || ',%' \
+             ORDER BY not_before_ms, number LIMIT 1 {lock}"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(job.try_get::<&str, _>("id")?)
+            .bind(ask.now_ms)
+            .bind(room.microusd)
+            .bind(ask.resting)
+            .fetch_optional(&mut *begun)
             .await?;
-        let Some(job) = job else { return Ok(false) };
-        let worst = i64::try_from(stored.worst_microusd).unwrap_or(i64::MAX);
-        let Some(room) = Room::of(&job)?.filter(|room| room.microusd >= worst) else {
-            return Ok(false);
-        };
-        let requests = i64::from(options.attempts_per_call).min(room.requests);
-        // It is used up only after a `retry`, which says that the item may be called again.
-        let own = stored.item.max_requests.map(|most| i64::from(most) - signed(stored.requests));
-        let requests = own.map_or(requests, |own| requests.min(own.max(1)));
-        sqlx::query(
-            "UPDATE jobs SET running = running + 1, reserved_microusd = reserved_microusd + $2, \
-             reserved_requests = reserved_requests + $3, claimed_ms = $4 WHERE id = $1",
-        )
-        .bind(&stored.job)
-        .bind(worst)
-        .bind(requests)
-        .bind(ask.now_ms)
-        .execute(&mut **begun)
-        .await?;
-        sqlx::query(
-            "UPDATE items SET state = 'running', worker = $3, lease_ms = $4, started_ms = $5, \
-             reserved_microusd = $6, reserved_requests = $7, reason = NULL \
-             WHERE job = $1 AND number = $2",
-        )
-        .bind(&stored.job)
-        .bind(stored.number)
-        .bind(ask.worker)
-        .bind(ask.lease_ms)
-        .bind(ask.now_ms)
-        .bind(worst)
-        .bind(requests)
-        .execute(&mut **begun)
-        .await?;
-        stored.state = ItemState::Running;
-        stored.started_ms = Some(ask.now_ms);
-        stored.reserved_microusd = stored.worst_microusd;
-        stored.reserved_requests = u32::try_from(requests).unwrap_or(u32::MAX);
-        Ok(true)
+        let Some(mut stored) = row.as_ref().map(item_of).transpose()? else { return Ok(None) };
+        let options: JobOptions = from_json(job.try_get("options")?)?;
+        reserve(&mut begun, &mut stored, &options, &room, ask).await?;
+        begun.commit().await?;
+        Ok(Some(Claimed { stored, options }))
     }
 
     /// Takes over an item whose worker is gone: its lease has ended, or `all` says that there is no
@@ -185,7 +140,13 @@ impl JobStore {
 
     /// Says that a worker is alive: its claims hold until then.
     pub(crate) async fn beat(&self, worker: &str, lease_ms: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE items SET lease_ms = $2 WHERE state = 'running' AND worker = $1")
+        // An item that is being settled needs no longer claim.
+        let lock = if self.is_postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
+        let text = format!(
+            "UPDATE items SET lease_ms = $2 WHERE (job, number) IN (SELECT job, number FROM items \
+             WHERE state = 'running' AND worker = $1 {lock})"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(worker)
             .bind(lease_ms)
             .execute(&self.pool)
@@ -208,7 +169,13 @@ impl JobStore {
         now_ms: i64,
     ) -> Result<bool, StoreError> {
         let mut begun = self.begin().await?;
-        let ended = settlement.state.has_ended();
+        let Some(job) = self.lock_job(&mut begun, &item.job).await? else { return Ok(false) };
+        let mut state = settlement.state;
+        if job.try_get::<&str, _>("state")? == "cancelled" && !state.has_ended() {
+            // Nothing more is sent of it.
+            state = ItemState::Cancelled;
+        }
+        let ended = state.has_ended();
         let done = sqlx::query(
             "UPDATE items SET state = $4, not_before_ms = $5, failures = $6, resends = $7, \
              least_microusd = least_microusd + $8, most_microusd = most_microusd + $9, \
@@ -222,7 +189,7 @@ impl JobStore {
         .bind(match holder {
             Holder::Worker(name) | Holder::Batch(name) => name,
         })
-        .bind(settlement.state.as_str())
+        .bind(state.as_str())
         .bind(settlement.not_before_ms)
         .bind(i64::from(settlement.failures))
         .bind(i64::from(settlement.resends))
@@ -254,19 +221,7 @@ impl JobStore {
         .execute(&mut *begun)
         .await?;
         if ended {
-            release_dependents(&mut begun, &item.job, item.number, settlement.state, now_ms)
-                .await?;
-        } else {
-            // A job that was cancelled meanwhile sends nothing more.
-            sqlx::query(
-                "UPDATE items SET state = 'cancelled', ended_ms = $3 WHERE job = $1 AND number = $2 \
-                 AND EXISTS (SELECT 1 FROM jobs WHERE id = $1 AND state = 'cancelled')",
-            )
-            .bind(&item.job)
-            .bind(item.number)
-            .bind(now_ms)
-            .execute(&mut *begun)
-            .await?;
+            release_dependents(&mut begun, &item.job, item.number, state, now_ms).await?;
         }
         finish_job(&mut begun, &item.job, now_ms).await?;
         begun.commit().await?;
@@ -276,48 +231,53 @@ impl JobStore {
     /// Ends what waited past its deadline, and stops jobs whose caps leave no room for any item
     /// that is left.
     pub(crate) async fn expire(&self, now_ms: i64) -> Result<(), StoreError> {
-        let mut begun = self.begin().await?;
-        let late = sqlx::query(
-            "SELECT job, number FROM items WHERE state = 'waiting' AND deadline_ms <= $1 LIMIT 10000",
+        let jobs = sqlx::query(
+            "SELECT DISTINCT job FROM items WHERE state = 'waiting' AND deadline_ms <= $1",
         )
         .bind(now_ms)
-        .fetch_all(&mut *begun)
+        .fetch_all(&self.pool)
         .await?;
-        let mut jobs = Vec::new();
-        for row in late {
-            let (job, number): (String, i64) = (row.try_get("job")?, row.try_get("number")?);
-            sqlx::query(
-                "UPDATE items SET state = 'failed', ended_ms = $3, \
-                 reason = 'its deadline passed before it could be sent' \
-                 WHERE job = $1 AND number = $2 AND state = 'waiting'",
-            )
-            .bind(&job)
-            .bind(number)
-            .bind(now_ms)
-            .execute(&mut *begun)
-            .await?;
-            release_dependents(&mut begun, &job, number, ItemState::Failed, now_ms).await?;
-            jobs.push(job);
-        }
-        jobs.dedup();
         for job in jobs {
-            finish_job(&mut begun, &job, now_ms).await?;
+            self.expire_items(job.try_get("job")?, now_ms).await?;
         }
         // Nothing is in flight that could give money back, and nothing that waits fits.
-        sqlx::query(
-            "UPDATE jobs SET state = 'capped', stopped = 'its cap on money or requests is reached' \
-             WHERE state = 'active' AND reserved_requests = 0 \
+        let full = "state = 'active' AND reserved_requests = 0 \
              AND (max_microusd >= 0 OR max_requests >= 0) \
              AND EXISTS (SELECT 1 FROM items WHERE job = jobs.id AND state = 'waiting') \
              AND ((max_requests >= 0 AND requests >= max_requests) \
               OR (max_microusd >= 0 AND NOT EXISTS (SELECT 1 FROM items WHERE job = jobs.id \
                   AND state = 'waiting' \
-                  AND worst_microusd <= jobs.max_microusd - jobs.most_microusd)))",
-        )
-        .execute(&mut *begun)
-        .await?;
-        begun.commit().await?;
+                  AND worst_microusd <= jobs.max_microusd - jobs.most_microusd)))";
+        let text = format!("SELECT id FROM jobs WHERE {full}");
+        for job in sqlx::query(sqlx::AssertSqlSafe(text)).fetch_all(&self.pool).await? {
+            let text = format!(
+                "UPDATE jobs SET state = 'capped', \
+                 stopped = 'its cap on money or requests is reached' WHERE id = $1 AND {full}"
+            );
+            let id: &str = job.try_get("id")?;
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(id).execute(&self.pool).await?;
+        }
         Ok(())
+    }
+
+    async fn expire_items(&self, job: &str, now_ms: i64) -> Result<(), StoreError> {
+        let mut begun = self.begin().await?;
+        self.lock_job(&mut begun, job).await?;
+        let late = sqlx::query(
+            "UPDATE items SET state = 'failed', ended_ms = $2, \
+             reason = 'its deadline passed before it could be sent' \
+             WHERE job = $1 AND state = 'waiting' AND deadline_ms <= $2 RETURNING number",
+        )
+        .bind(job)
+        .bind(now_ms)
+        .fetch_all(&mut *begun)
+        .await?;
+        for row in late {
+            let number = row.try_get("number")?;
+            release_dependents(&mut begun, job, number, ItemState::Failed, now_ms).await?;
+        }
+        finish_job(&mut begun, job, now_ms).await?;
+        Ok(begun.commit().await?)
     }
 
     /// When the next item that waits may be sent, in milliseconds since 1970.
@@ -367,6 +327,50 @@ impl Room {
         let requests = left(get("max_requests")?, sent);
         Ok((requests > 0).then_some(Self { microusd, requests }))
     }
+}
+
+/// Takes what an item may cost out of its job's caps.
+async fn reserve(
+    begun: &mut Transaction<'static, Any>,
+    stored: &mut StoredItem,
+    options: &JobOptions,
+    room: &Room,
+    ask: &Ask<'_>,
+) -> Result<(), StoreError> {
+    let worst = signed(stored.worst_microusd);
+    let requests = i64::from(options.attempts_per_call).min(room.requests);
+    // It is used up only after a `retry`, which says that the item may be called again.
+    let own = stored.item.max_requests.map(|most| i64::from(most) - signed(stored.requests));
+    let requests = own.map_or(requests, |own| requests.min(own.max(1)));
+    sqlx::query(
+        "UPDATE jobs SET running = running + 1, reserved_microusd = reserved_microusd + $2, \
+         reserved_requests = reserved_requests + $3, claimed_ms = $4 WHERE id = $1",
+    )
+    .bind(&stored.job)
+    .bind(worst)
+    .bind(requests)
+    .bind(ask.now_ms)
+    .execute(&mut **begun)
+    .await?;
+    sqlx::query(
+        "UPDATE items SET state = 'running', worker = $3, lease_ms = $4, started_ms = $5, \
+         reserved_microusd = $6, reserved_requests = $7, reason = NULL \
+         WHERE job = $1 AND number = $2",
+    )
+    .bind(&stored.job)
+    .bind(stored.number)
+    .bind(ask.worker)
+    .bind(ask.lease_ms)
+    .bind(ask.now_ms)
+    .bind(worst)
+    .bind(requests)
+    .execute(&mut **begun)
+    .await?;
+    stored.state = ItemState::Running;
+    stored.started_ms = Some(ask.now_ms);
+    stored.reserved_microusd = stored.worst_microusd;
+    stored.reserved_requests = u32::try_from(requests).unwrap_or(u32::MAX);
+    Ok(())
 }
 
 fn signed(number: u64) -> i64 {

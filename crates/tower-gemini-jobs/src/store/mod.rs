@@ -4,6 +4,9 @@
 //! `SKIP LOCKED` (Postgres) or under SQLite's one writer, and the claim reserves what its call can
 //! cost at most from the job's cap in the same transaction. Two workers never run an item at once,
 //! and no cap is passed however many there are.
+//!
+//! Whoever changes a job and its items locks the job's row first, and one job a transaction, so that
+//! no two wait for each other.
 
 mod batches;
 mod claim;
@@ -72,6 +75,9 @@ pub(crate) const NONE: i64 = -1;
 
 /// No deadline.
 pub(crate) const NEVER: i64 = i64::MAX;
+
+/// What `schema.sql` makes last: where it is, all is.
+const LAST_MADE: &str = "items_by_output";
 
 /// A store of jobs. Clones share it.
 #[derive(Debug, Clone)]
@@ -200,6 +206,14 @@ impl JobStore {
         if self.is_postgres {
             // `IF NOT EXISTS` races between two that start at once.
             sqlx::query("SELECT pg_advisory_xact_lock(7489127)").execute(&mut *begun).await?;
+            // `CREATE INDEX` locks its table before it looks, and waits for workers that wait for it.
+            let made = sqlx::query(
+                "SELECT 1 FROM pg_catalog.pg_class WHERE relname = $1 \
+                 AND pg_catalog.pg_table_is_visible(oid)",
+            );
+            if made.bind(LAST_MADE).fetch_optional(&mut *begun).await?.is_some() {
+                return Ok(());
+            }
         }
         for statement in include_str!("schema.sql").split(';').map(str::trim) {
             if !statement.is_empty() {
@@ -250,6 +264,19 @@ impl JobStore {
     async fn begin(&self) -> Result<Transaction<'static, Any>, StoreError> {
         let statement = if self.is_postgres { "BEGIN" } else { "BEGIN IMMEDIATE" };
         Ok(self.pool.begin_with(statement).await?)
+    }
+
+    /// Locks a job's row until the transaction ends: only who holds it changes what the job has
+    /// reserved, or ends its items.
+    async fn lock_job(
+        &self,
+        begun: &mut Transaction<'static, Any>,
+        job: &str,
+    ) -> Result<Option<AnyRow>, StoreError> {
+        let lock = if self.is_postgres { "FOR UPDATE" } else { "" };
+        let text = format!("SELECT * FROM jobs WHERE id = $1 {lock}");
+        let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(job);
+        Ok(query.fetch_optional(&mut **begun).await?)
     }
 
     /// The jobs of an owner, or all; the newest first.
@@ -433,6 +460,44 @@ impl JobStore {
         Ok(done.rows_affected() > 0)
     }
 
+    /// Removes a job with its items, and then what `files` removes, or nothing of it. `false` where
+    /// it has not ended: its calls and batches still cost something.
+    pub(crate) async fn delete(
+        &self,
+        job: &str,
+        files: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<bool, StoreError> {
+        let mut begun = self.begin().await?;
+        let Some(row) = self.lock_job(&mut begun, job).await? else { return Ok(false) };
+        let state = JobState::named(row.try_get("state")?);
+        let has_ended = matches!(state, Some(JobState::Finished | JobState::Cancelled));
+        if !has_ended || unsigned(&row, "reserved_requests")? > 0 {
+            return Ok(false);
+        }
+        for table in ["items", "waits", "batches"] {
+            let text = format!("DELETE FROM {table} WHERE job = $1");
+            sqlx::query(sqlx::AssertSqlSafe(text)).bind(job).execute(&mut *begun).await?;
+        }
+        sqlx::query("DELETE FROM jobs WHERE id = $1").bind(job).execute(&mut *begun).await?;
+        files().map_err(|error| {
+            StoreError::new(format_args!("the images of job {job} cannot be removed: {error}"))
+        })?;
+        begun.commit().await?;
+        Ok(true)
+    }
+
+    /// Jobs that ended before a time, of which nothing is in flight.
+    pub(crate) async fn ended_before(&self, ms: i64) -> Result<Vec<String>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id FROM jobs WHERE state IN ('finished', 'cancelled') \
+             AND reserved_requests = 0 AND finished_ms < $1 ORDER BY finished_ms LIMIT 100",
+        )
+        .bind(ms)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
+    }
+
     async fn change(
         &self,
         job: &str,
@@ -489,6 +554,7 @@ impl JobStore {
     /// The store failed.
     pub async fn retry(&self, job: &str, unknown: bool) -> Result<u64, StoreError> {
         let mut begun = self.begin().await?;
+        self.lock_job(&mut begun, job).await?;
         // Items that failed only since another did wait for that one again.
         let done = sqlx::query(
             "UPDATE items SET state = 'waiting', failures = 0, not_before_ms = 0, ended_ms = NULL, \

@@ -214,7 +214,11 @@ fn the_page_is_complete_and_loads_nothing_else() {
 /// Values come from callers and servers. The script may not have a way to make markup of them.
 #[test]
 fn the_script_makes_elements_and_text_only() {
-    let script = include_str!("../page.js");
+    let script = concat!(
+        include_str!("../live.js"),
+        include_str!("../page.js"),
+        include_str!("../../jobs/page.js")
+    );
     for markup in [
         "innerHTML",
         "outerHTML",
