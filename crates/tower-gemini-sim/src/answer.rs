@@ -477,7 +477,15 @@ impl Generator<'_> {
         }
     }
 
-    pub(crate) fn gemini_whole(&self, content: &Content) -> Json {
+    /// A response to a line of a batch.
+    pub(crate) fn of_line(&self, content: &Content) -> Json {
+        match self.route.api {
+            Api::OpenAiChat => self.chat_whole(content),
+            _ => self.gemini_whole(content),
+        }
+    }
+
+    fn gemini_whole(&self, content: &Content) -> Json {
         let candidate = content.block.is_none().then(|| {
             let parts = content.sent().map(|part| self.gemini_part(part, content.shape)).collect();
             self.candidate(content, parts, content.tail == Tail::Good)

@@ -58,7 +58,7 @@ pub(crate) struct ApiError {
     pub(crate) http: u16,
     /// What it says; the whole body where a front end or a proxy made it.
     pub(crate) message: String,
-    status: &'static str,
+    pub(crate) status: &'static str,
     details: Vec<Json>,
     /// The Interactions API's word for it.
     code: &'static str,
@@ -242,6 +242,11 @@ impl ApiError {
         obj! { "code": code, "message": self.message.clone() }
     }
 
+    /// As the OpenAI-compatible endpoint has it.
+    pub(crate) fn to_openai(&self) -> Json {
+        Json::Arr(vec![self.to_json()])
+    }
+
     fn to_json(&self) -> Json {
         let legacy = self.legacy.then(|| {
             let reason = if self.http == 429 { "rateLimitExceeded" } else { "backendError" };
@@ -266,9 +271,7 @@ impl ApiError {
             (Api::Interactions, _) => {
                 obj! { "error": obj! { "code": self.code, "message": self.message.clone() } }
             }
-            (Api::OpenAiChat | Api::OpenAiImages, _) | (_, Framing::Array) => {
-                Json::Arr(vec![self.to_json()])
-            }
+            (Api::OpenAiChat | Api::OpenAiImages, _) | (_, Framing::Array) => self.to_openai(),
             _ if self.legacy => Json::Arr(vec![self.to_json()]),
             _ => self.to_json(),
         };

@@ -6,18 +6,26 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::api_error::ApiError;
 use crate::builder::Builder;
+use crate::dialect::Api;
 use crate::fault::BatchFault;
+use crate::files::ID_LETTERS;
+use crate::hash::{hash64, letters};
 use crate::json::{Json, obj};
 use crate::ledger::Bill;
 
 /// When a batch that is not done expires (ai.google.dev "Batch API", 2026-09).
 const EXPIRES_AFTER: Duration = Duration::from_secs(48 * 3600);
 
+/// The only endpoint and the only window of OpenAI-compatible batches here.
+pub(crate) const OPENAI_ENDPOINT: &str = "/v1/chat/completions";
+pub(crate) const OPENAI_WINDOW: &str = "24h";
+
 /// What a caller tells a line from the others by.
 #[derive(Debug, Clone)]
 pub(crate) enum Label {
-    /// `key` of a line in a file.
+    /// `key` of a line in a file, or `custom_id` of one of the OpenAI-compatible endpoint.
     Key(Option<String>),
     /// `metadata` of an inline request.
     Metadata { json: Json, key: Option<String> },
@@ -43,8 +51,7 @@ impl Label {
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) label: Label,
-    /// A response, or a `google.rpc.Status`.
-    pub(crate) result: Result<Json, Json>,
+    pub(crate) result: Result<Json, ApiError>,
     /// At the price of batches.
     pub(crate) bill: Option<Bill>,
     pub(crate) image_hash: Option<u64>,
@@ -54,16 +61,21 @@ pub(crate) struct Line {
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) project: Arc<str>,
+    /// Whose form its files have.
+    pub(crate) api: Api,
     pub(crate) id: String,
     /// The request that made it.
     pub(crate) number: usize,
-    pub(crate) model: String,
+    /// `None` where each line names its own.
+    pub(crate) model: Option<&'static str>,
     pub(crate) display_name: Option<String>,
     /// The file with its requests, unless they were inline.
     pub(crate) input: Option<String>,
     pub(crate) fault: BatchFault,
     /// Why all of it fails.
-    pub(crate) failure: Option<Json>,
+    pub(crate) failure: Option<ApiError>,
+    /// Its creator's own, in OpenAI's form.
+    pub(crate) metadata: Option<Json>,
     pub(crate) created: Duration,
     pub(crate) pending: Duration,
     pub(crate) running: Duration,
@@ -232,16 +244,43 @@ impl Batch {
 
     fn result(&self, moment: Moment, index: usize) -> Json {
         let line = &self.lines[index];
+        if self.api == Api::OpenAiChat {
+            return self.openai_result(moment, index);
+        }
         match &line.result {
             // A line that was not done when the batch was cancelled says only that.
             _ if index >= moment.done => line.label.result("error", obj! { "code": 1u64 }),
             Ok(response) => line.label.result("response", response.clone()),
-            Err(status) => line.label.result("error", status.clone()),
+            Err(error) => line.label.result("error", error.to_status()),
         }
     }
 
-    /// The results, once they are there.
-    fn results(&self, moment: Moment, now: Duration) -> Option<Vec<Json>> {
+    /// A result in OpenAI's form: the status and the body that its request would get alone.
+    fn openai_result(&self, moment: Moment, index: usize) -> Json {
+        let line = &self.lines[index];
+        let id = letters(ID_LETTERS, hash64(self.id.as_bytes()) ^ index as u64, 24);
+        let cancelled = || {
+            let message = "This request was not executed before the batch was cancelled.";
+            obj! { "code": "batch_cancelled", "message": message }
+        };
+        let (status, body, error) = match &line.result {
+            _ if index >= moment.done => (None, None, Some(cancelled())),
+            Ok(body) => (Some(200), Some(body.clone()), None),
+            Err(error) => (Some(error.http), Some(error.to_openai()), None),
+        };
+        let response = status.map(|status| {
+            obj! { "status_code": u64::from(status), "request_id": id.clone(), "body": body }
+        });
+        obj! {
+            "id": format!("batch_req_{id}"),
+            "custom_id": line.label.key().map(str::to_owned),
+            "response": response.unwrap_or(Json::Null),
+            "error": error.unwrap_or(Json::Null),
+        }
+    }
+
+    /// The lines of the results, once they are there.
+    fn results(&self, moment: Moment, now: Duration) -> Option<Vec<usize>> {
         let late = match self.fault {
             BatchFault::ResultsLate { by } => by,
             _ => Duration::ZERO,
@@ -254,7 +293,7 @@ impl Batch {
         }
         let lines = times.iter().enumerate();
         let lines = lines.flat_map(|(index, times)| std::iter::repeat_n(index, *times));
-        let mut results: Vec<_> = lines.map(|index| self.result(moment, index)).collect();
+        let mut results: Vec<_> = lines.collect();
         if self.fault == BatchFault::OutOfOrder {
             results.reverse();
         }
@@ -265,29 +304,50 @@ impl Batch {
         self.input.is_none() && self.fault != BatchFault::ResultsInFile
     }
 
-    /// The file with its results, if that is where they are.
-    pub(crate) fn results_file(&self, now: Duration) -> Option<Vec<Bytes>> {
-        let lines = self.results(self.moment(now), now).filter(|_| !self.is_inline())?;
-        let end = || Bytes::from_static(b"\n");
-        Some(lines.iter().flat_map(|line| line.compact().into_iter().chain([end()])).collect())
+    /// The files with its results, if that is where they are, by id: all of them, or in OpenAI's
+    /// form those with a response and then those without.
+    fn files(&self, now: Duration) -> [Option<(String, Vec<usize>)>; 2] {
+        let moment = self.moment(now);
+        let lines = self.results(moment, now).filter(|_| !self.is_inline());
+        let id = format!("batch-{}", self.id);
+        if self.api != Api::OpenAiChat {
+            return [lines.map(|lines| (id, lines)), None];
+        }
+        let is_good = |index: &usize| *index < moment.done && self.lines[*index].result.is_ok();
+        let (good, bad): (Vec<_>, Vec<_>) =
+            lines.into_iter().flatten().partition(|index| is_good(index));
+        let errors = format!("{id}-errors");
+        [(id, good), (errors, bad)].map(|file| Some(file).filter(|(_, lines)| !lines.is_empty()))
     }
 
-    pub(crate) fn results_file_id(&self) -> String {
-        format!("batch-{}", self.id)
+    /// The names of those files.
+    pub(crate) fn file_names(&self, now: Duration) -> [Option<String>; 2] {
+        self.files(now).map(|file| file.map(|(id, _)| format!("files/{id}")))
+    }
+
+    /// One of those files.
+    pub(crate) fn file(&self, id: &str, now: Duration) -> Option<Vec<Bytes>> {
+        let (_, lines) = self.files(now).into_iter().flatten().find(|(file, _)| file == id)?;
+        let moment = self.moment(now);
+        let end = || Bytes::from_static(b"\n");
+        let line = |index| self.result(moment, index).compact().into_iter().chain([end()]);
+        Some(lines.into_iter().flat_map(line).collect())
     }
 
     fn output(&self, moment: Moment, now: Duration, is_listed: bool) -> Option<Json> {
-        let results = self.results(moment, now)?;
         if !self.is_inline() {
-            return Some(obj! { "responsesFile": format!("files/{}", self.results_file_id()) });
+            let [file, _] = self.file_names(now);
+            return file.map(|file| obj! { "responsesFile": file });
         }
-        (!is_listed).then(|| obj! { "inlinedResponses": obj! { "inlinedResponses": results } })
+        let results = self.results(moment, now).filter(|_| !is_listed)?;
+        let results: Vec<_> = results.iter().map(|index| self.result(moment, *index)).collect();
+        Some(obj! { "inlinedResponses": obj! { "inlinedResponses": results } })
     }
 
     /// The error of the operation, in the end. None is known of an expired one.
     pub(crate) fn error(&self, state: BatchState) -> Option<Json> {
         match state {
-            BatchState::Failed => self.failure.clone(),
+            BatchState::Failed => self.failure.as_ref().map(ApiError::to_status),
             // As answered; the documentation says code 1.
             BatchState::Cancelled => {
                 Some(obj! { "code": 13u64, "message": "Batch was cancelled." })
@@ -296,18 +356,74 @@ impl Batch {
         }
     }
 
-    fn stats(&self, moment: Moment) -> Json {
-        let count = |count: usize| (count > 0).then(|| count.to_string());
+    /// How many lines have a response, failed, and are still to be done.
+    fn counts(&self, moment: Moment) -> [usize; 3] {
         let done = &self.lines[..moment.done];
         let good = done.iter().filter(|line| line.result.is_ok()).count();
         // Lines that were cancelled have failed, unless the batch says that it was cancelled.
         let left = self.lines.len() - moment.done;
         let is_over = moment.state == BatchState::Succeeded;
+        let bad = moment.done - good;
+        if is_over { [good, bad + left, 0] } else { [good, bad, left] }
+    }
+
+    fn stats(&self, moment: Moment) -> Json {
+        let [good, bad, left] =
+            self.counts(moment).map(|count| (count > 0).then(|| count.to_string()));
         obj! {
             "requestCount": self.lines.len().to_string(),
-            "successfulRequestCount": count(good),
-            "failedRequestCount": count(moment.done - good + if is_over { left } else { 0 }),
-            "pendingRequestCount": count(if is_over { 0 } else { left }),
+            "successfulRequestCount": good,
+            "failedRequestCount": bad,
+            "pendingRequestCount": left,
+        }
+    }
+
+    /// The batch, as the OpenAI-compatible endpoint answers it.
+    pub(crate) fn openai(&self, settings: &Builder, now: Duration) -> Json {
+        let moment = self.moment(now);
+        let state = moment.state;
+        let status = match state {
+            BatchState::Pending => "validating",
+            BatchState::Running => "in_progress",
+            BatchState::Succeeded => "completed",
+            BatchState::Failed => "failed",
+            BatchState::Cancelled => "cancelled",
+            BatchState::Expired => "expired",
+        };
+        let unix = |at: Duration| settings.unix(at).as_secs();
+        let since = |of: BatchState| (state == of).then(|| unix(moment.since));
+        let left_queue = self.cancelled.unwrap_or(now);
+        let began = self.begins().filter(|at| state != BatchState::Pending && *at <= left_queue);
+        let failure = self.failure.as_ref().filter(|_| state == BatchState::Failed);
+        let errors = failure.map(|error| {
+            let data = vec![obj! { "code": error.status, "message": error.message.clone() }];
+            obj! { "object": "list", "data": data }
+        });
+        let [output, failed_lines] = self.file_names(now);
+        let [good, bad, _] = self.counts(moment).map(|count| count as u64);
+        obj! {
+            "id": format!("batches/{}", self.id),
+            "object": "batch",
+            "endpoint": OPENAI_ENDPOINT,
+            "errors": errors,
+            "input_file_id": self.input.clone().map(|file| format!("files/{file}")),
+            "completion_window": OPENAI_WINDOW,
+            "status": status,
+            "output_file_id": output,
+            "error_file_id": failed_lines,
+            "created_at": unix(self.created),
+            "in_progress_at": began.map(unix),
+            "expires_at": unix(self.created + EXPIRES_AFTER),
+            "completed_at": since(BatchState::Succeeded),
+            "failed_at": since(BatchState::Failed),
+            "expired_at": since(BatchState::Expired),
+            "cancelled_at": since(BatchState::Cancelled),
+            "request_counts": obj! {
+                "total": self.lines.len() as u64,
+                "completed": good,
+                "failed": bad,
+            },
+            "metadata": self.metadata.clone(),
         }
     }
 
@@ -328,7 +444,7 @@ impl Batch {
         let response = if is_end && error.is_none() { response() } else { None };
         let metadata = obj! {
             "@type": format!("{TYPES}GenerateContentBatch"),
-            "model": format!("models/{}", self.model),
+            "model": self.model.map(|model| format!("models/{model}")),
             "displayName": self.display_name.clone(),
             "inputConfig": self.input.clone().map(|file| obj! { "fileName": format!("files/{file}") }),
             "output": output(),

@@ -6,7 +6,7 @@ use http::Uri;
 use crate::api_error::ApiError;
 use crate::dialect::JSON;
 use crate::json::{Json, obj};
-use crate::request::query;
+use crate::request::{decoded, query};
 
 /// A response of status 200.
 #[derive(Debug)]
@@ -53,14 +53,19 @@ impl<'a, T> Page<'a, T> {
         'a: 'i,
     {
         let asked = |camel, snake| query(uri, camel).or_else(|| query(uri, snake));
-        let size = asked("pageSize", "page_size").and_then(|size| size.parse().ok());
+        let size = asked("pageSize", "page_size").or_else(|| query(uri, "limit"));
+        let size = size.and_then(|size| size.parse().ok());
         let size = size.filter(|size| *size > 0).unwrap_or(PAGE_SIZE);
-        let from = match asked("pageToken", "page_token").filter(|token| !token.is_empty()) {
-            None => 0,
-            Some(token) => all
-                .iter()
-                .position(|item| id(item) == token)
-                .ok_or_else(|| ApiError::invalid("The page token is invalid."))?,
+        let place = |token: &str| {
+            let found = all.iter().position(|item| id(item) == token);
+            found.ok_or_else(|| ApiError::invalid("The page token is invalid."))
+        };
+        let token = asked("pageToken", "page_token").filter(|token| !token.is_empty());
+        let from = match (token, query(uri, "after").map(decoded)) {
+            (Some(token), _) => place(token)?,
+            // OpenAI's lists name the last item of the page before.
+            (None, Some(name)) => place(name.rsplit('/').next().unwrap_or_default())? + 1,
+            (None, None) => 0,
         };
         let to = all.len().min(from + size);
         Ok(Self { items: &all[from..to], next: all.get(to).map(|item| id(item).to_owned()) })

@@ -61,15 +61,15 @@ impl Route {
             version: (*version).to_owned(),
             method: name.to_owned(),
             id: id.to_owned(),
-            after: query(uri, "last_event_id")
-                .map(|id| percent_decode_str(id).decode_utf8_lossy().into_owned()),
+            after: query(uri, "last_event_id").map(decoded),
             ..Self::default()
         };
-        let is_openai = segments.contains(&"openai");
-        if let Some(route) =
-            Self::of_resource(method, uri, (before, last), version).filter(|_| !is_openai)
-        {
-            return Some(route);
+        let resource = match segments.iter().position(|segment| *segment == "openai") {
+            Some(at) => Self::of_openai_batch(method, uri, &segments[at + 1..], version),
+            None => Self::of_resource(method, uri, (before, last), version),
+        };
+        if resource.is_some() {
+            return resource;
         }
         match (method, before, last.split_once(':')) {
             (&Method::GET, _, None) if last == "models" => {
@@ -138,6 +138,7 @@ impl Route {
             (&Method::POST, "models", model, "batchGenerateContent") => {
                 (Resource::Batches, Verb::Create, model, "")
             }
+            (&Method::POST, "openai", "batches", "") => (Resource::Batches, Verb::Create, "", ""),
             (&Method::GET, _, "batches", "") => (Resource::Batches, Verb::List, "", ""),
             (&Method::GET, "batches", id, "") => (Resource::Batches, Verb::Fetch, "", id),
             (&Method::POST, "batches", id, "cancel") => (Resource::Batches, Verb::Cancel, "", id),
@@ -156,7 +157,8 @@ impl Route {
             (&Method::DELETE, "webhooks", id, "") => (Resource::Webhooks, Verb::Delete, "", id),
             _ => return None,
         };
-        let method = if model.is_empty() { before } else { "batchGenerateContent" };
+        let makes_batch = (resource, verb) == (Resource::Batches, Verb::Create);
+        let method = if makes_batch { "batchGenerateContent" } else { before };
         Some(Self {
             resource: Some(resource),
             verb,
@@ -168,10 +170,31 @@ impl Route {
         })
     }
 
+    /// Reads what is behind `openai/`, of which only batches are stored. Their ids are names, so
+    /// `batches` is there twice.
+    fn of_openai_batch(method: &Method, uri: &Uri, rest: &[&str], version: &str) -> Option<Self> {
+        let cancel = |id: &str| format!("{id}:cancel");
+        let route = match rest {
+            ["batches"] => Self::of_resource(method, uri, ("openai", "batches"), version),
+            ["batches", id] | ["batches", "batches", id] if *method == Method::GET => {
+                Self::of_resource(method, uri, ("batches", id), version)
+            }
+            ["batches", id, "cancel"] | ["batches", "batches", id, "cancel"] => {
+                Self::of_resource(method, uri, ("batches", &cancel(id)), version)
+            }
+            _ => None,
+        };
+        route.map(|route| Self { api: Api::OpenAiChat, ..route })
+    }
+
+    pub(crate) fn makes_batch(&self) -> bool {
+        self.resource == Some(Resource::Batches) && self.verb == Verb::Create
+    }
+
     /// Whether it starts nothing: it is about what is stored.
     pub(crate) fn is_fetch(&self) -> bool {
-        let makes_batch = self.resource.is_some() && !self.model.is_empty();
-        (self.resource.is_some() && !makes_batch) || matches!(self.verb, Verb::Fetch | Verb::Cancel)
+        let is_stored = self.resource.is_some() || matches!(self.verb, Verb::Fetch | Verb::Cancel);
+        is_stored && !self.makes_batch()
     }
 
     /// Reads from the body what such a path leaves to it: the model, and whether to stream.
@@ -188,6 +211,11 @@ impl Route {
         self.background = self.api == Api::Interactions && says("background", true);
         self.unstored = says("store", false);
     }
+}
+
+/// A value in a query, without its escapes.
+pub(crate) fn decoded(value: &str) -> String {
+    percent_decode_str(value).decode_utf8_lossy().into_owned()
 }
 
 pub(crate) fn query<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
@@ -643,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_named_by_its_path_and_openais_batches_are_not_googles() {
+    fn what_is_stored_is_named_by_its_path() {
         for (method, uri, resource, verb, id) in [
             (
                 Method::POST,
@@ -674,8 +702,34 @@ mod tests {
             );
             assert_eq!(route.is_fetch(), route.model.is_empty(), "{uri}");
         }
-        let openais = Route::parse(&Method::GET, &"/v1beta/openai/batches/b".parse().unwrap());
-        assert!(openais.is_none());
+    }
+
+    #[test]
+    fn openais_batches_are_named_with_or_without_their_collection_and_its_files_are_not_there() {
+        let parse =
+            |method: Method, path: &str| Route::parse(&method, &path.parse::<Uri>().unwrap());
+        for (method, path, verb, id) in [
+            (Method::POST, "", Verb::Create, ""),
+            (Method::GET, "?limit=2&after=batches%2Fb", Verb::List, ""),
+            (Method::GET, "/b", Verb::Fetch, "b"),
+            (Method::GET, "/batches%2Fb", Verb::Fetch, "b"),
+            (Method::GET, "/batches/b", Verb::Fetch, "b"),
+            (Method::POST, "/b/cancel", Verb::Cancel, "b"),
+            (Method::POST, "/batches%2Fb/cancel", Verb::Cancel, "b"),
+        ] {
+            let route = parse(method, &format!("/any/v1beta/openai/batches{path}")).unwrap();
+            let found = (route.api, route.resource, route.verb, route.id.as_str());
+            assert_eq!(found, (Api::OpenAiChat, Some(Resource::Batches), verb, id), "{path}");
+            assert_eq!(route.is_fetch(), verb != Verb::Create, "{path}");
+        }
+        for (method, path) in [
+            (Method::POST, "files"),
+            (Method::GET, "files/f/content"),
+            (Method::DELETE, "batches/b"),
+            (Method::POST, "batches/b"),
+        ] {
+            assert!(parse(method, &format!("/v1beta/openai/{path}")).is_none(), "{path}");
+        }
     }
 
     #[test]

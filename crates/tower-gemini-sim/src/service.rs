@@ -291,6 +291,7 @@ impl Drop for AbortGuard {
 }
 
 /// Who asks for what.
+#[derive(Clone)]
 struct Caller {
     route: Route,
     path: String,
@@ -325,10 +326,8 @@ enum Task {
     },
     /// Fetch or cancel an interaction.
     Stored,
-    /// Something about a batch, a file or a webhook; with the model of a batch to be created.
-    Resource {
-        model: Option<&'static Model>,
-    },
+    /// Something about a batch, a file or a webhook.
+    Resource,
     /// List the models.
     Listed,
     Make {
@@ -475,9 +474,9 @@ impl Inner {
                 Ok(self.answered(guard, 200, (JSON, self.models()), &Fault::None))
             }
             Ok(Task::Stored) => self.stored(guard, &caller, &fault).await,
-            Ok(Task::Resource { model }) => {
+            Ok(Task::Resource) => {
                 let body = bytes.unwrap_or_default();
-                self.resource(guard, &caller, model, &parts, &body, &fault).await
+                self.resource(guard, &caller, &parts, &body, &fault).await
             }
             Ok(Task::Make { model, asked }) => {
                 let timeout = server_timeout(&parts.headers).unwrap_or(Duration::MAX);
@@ -608,9 +607,7 @@ impl Inner {
         if *fault == Fault::ResetAfterReceipt {
             return Err(Refused { error: caller.error("unimplemented"), outcome: fault.name() });
         }
-        let makes = !caller.route.model.is_empty();
-        let model = makes.then(|| self.living_model(caller)).transpose();
-        Ok(Task::Resource { model: model.map_err(Refused::rejected)? })
+        Ok(Task::Resource)
     }
 
     fn authenticate(&self, caller: &Caller) -> Result<(), ApiError> {
@@ -725,7 +722,6 @@ impl Inner {
         self: Arc<Self>,
         guard: AbortGuard,
         caller: &Caller,
-        model: Option<&'static Model>,
         parts: &Parts,
         body: &Bytes,
         fault: &Fault,
@@ -734,11 +730,17 @@ impl Inner {
             std::future::pending::<()>().await;
         }
         let (number, route) = (guard.number, &caller.route);
+        let living = |name: &str| {
+            let mut caller = caller.clone();
+            caller.route.api = Api::Developer;
+            caller.route.model = name.rsplit('/').next().unwrap_or(name).to_owned();
+            self.living_model(&caller)
+        };
         let asked = Asked {
             number,
             project: &caller.project,
             route,
-            model,
+            living: &living,
             uri: &parts.uri,
             headers: &parts.headers,
             body,
@@ -751,7 +753,7 @@ impl Inner {
                 return Ok(self.failed(guard, route, &error));
             }
         };
-        let lines = if model.is_some() { self.stored.lines_of(number) } else { 0 };
+        let lines = if route.makes_batch() { self.stored.lines_of(number) } else { 0 };
         self.ledger.edit(number, |record| {
             record.batch_lines = lines;
             record.outcome = if lines > 0 { "batch" } else { "stored" };

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::answer::Generator;
 use crate::api_error::ApiError;
-use crate::batch::{Batch, BatchRecord, Label, Line};
+use crate::batch::{Batch, BatchRecord, Label, Line, OPENAI_ENDPOINT, OPENAI_WINDOW};
 use crate::builder::Builder;
 use crate::dialect::{Api, Resource, Verb};
 use crate::fault::{BatchFault, Fault};
@@ -39,13 +39,13 @@ pub(crate) struct Stored {
 }
 
 /// What a request about something stored asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) number: usize,
     pub(crate) project: &'a Arc<str>,
     pub(crate) route: &'a Route,
-    /// The model of a batch to be created.
-    pub(crate) model: Option<&'static Model>,
+    /// Finds a model that answers: batches that are created ask for theirs.
+    pub(crate) living: &'a (dyn Fn(&str) -> Result<&'static Model, ApiError> + Sync),
     pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) body: &'a Bytes,
@@ -54,6 +54,30 @@ pub(crate) struct Asked<'a> {
 
 fn no_such_batch() -> ApiError {
     ApiError::named("not_found_entity", &[])
+}
+
+impl Asked<'_> {
+    fn is_openai(&self) -> bool {
+        self.route.api == Api::OpenAiChat
+    }
+
+    /// Whether it may name this batch: OpenAI's form has no place for inline requests.
+    fn sees(&self, batch: &Batch) -> bool {
+        let has_form = !self.is_openai() || batch.api == Api::OpenAiChat;
+        batch.project == *self.project && !batch.deleted && has_form
+    }
+
+    fn names(&self, batch: &Batch) -> bool {
+        batch.id == self.route.id && self.sees(batch)
+    }
+
+    /// A batch in the caller's form.
+    fn form(&self, batch: &Batch, settings: &Builder, is_listed: bool) -> Json {
+        match self.is_openai() {
+            true => batch.openai(settings, self.now),
+            false => batch.operation(settings, self.now, is_listed),
+        }
+    }
 }
 
 impl Stored {
@@ -87,13 +111,13 @@ impl Stored {
             (Some(Resource::Batches), Verb::List) => self.list(asked, settings),
             (Some(Resource::Batches), Verb::Fetch) => {
                 let batches = lock(&self.batches);
-                let batch = batches.iter().find(|batch| is(batch, project, id));
+                let batch = batches.iter().find(|batch| asked.names(batch));
                 let batch = batch.ok_or_else(no_such_batch)?;
-                Ok(Reply::json(batch.operation(settings, now, false)))
+                Ok(Reply::json(asked.form(batch, settings, false)))
             }
             (Some(Resource::Batches), Verb::Cancel | Verb::Delete) => {
                 let mut batches = lock(&self.batches);
-                let batch = batches.iter_mut().find(|batch| is(batch, project, id));
+                let batch = batches.iter_mut().find(|batch| asked.names(batch));
                 let batch = batch.ok_or_else(no_such_batch)?;
                 if route.verb == Verb::Delete {
                     batch.deleted = true;
@@ -101,7 +125,8 @@ impl Stored {
                     batch.cancelled = Some(now);
                     self.notify();
                 }
-                Ok(Reply::empty())
+                let form = || Reply::json(asked.form(batch, settings, false));
+                Ok(if asked.is_openai() { form() } else { Reply::empty() })
             }
             (Some(Resource::Files), Verb::Create) => {
                 files.start(project, settings, uri, headers, body)
@@ -142,18 +167,28 @@ impl Stored {
         now: Duration,
     ) -> Option<(Duration, Vec<Bytes>)> {
         let batches = lock(&self.batches);
-        let of_file = |batch: &&Batch| batch.project == *project && batch.results_file_id() == id;
+        let batch_id = id.strip_prefix("batch-")?.split('-').next()?;
+        let of_file = |batch: &&Batch| batch.project == *project && batch.id == batch_id;
         let batch = batches.iter().find(of_file)?;
-        Some((batch.moment(now).since, batch.results_file(now)?))
+        Some((batch.moment(now).since, batch.file(id, now)?))
     }
 
     fn list(&self, asked: &Asked<'_>, settings: &Builder) -> Result<Reply, ApiError> {
         let batches = lock(&self.batches);
-        let is_listed = |batch: &&Batch| batch.project == *asked.project && !batch.deleted;
-        let newest_first: Vec<_> = batches.iter().rev().filter(is_listed).collect();
+        let newest_first: Vec<_> = batches.iter().rev().filter(|batch| asked.sees(batch)).collect();
         let page = Page::of(asked.uri, &newest_first, |batch| batch.id.as_str())?;
         let operations: Vec<Json> =
-            page.items.iter().map(|batch| batch.operation(settings, asked.now, true)).collect();
+            page.items.iter().map(|batch| asked.form(batch, settings, true)).collect();
+        if asked.is_openai() {
+            let id = |batch: Option<&&Batch>| batch.map(|batch| format!("batches/{}", batch.id));
+            return Ok(Reply::json(obj! {
+                "object": "list",
+                "data": operations,
+                "first_id": id(page.items.first()),
+                "last_id": id(page.items.last()),
+                "has_more": page.next.is_some(),
+            }));
+        }
         let operations = (!operations.is_empty()).then_some(operations);
         Ok(Reply::json(obj! { "operations": operations, "nextPageToken": page.next }))
     }
@@ -166,15 +201,23 @@ impl Stored {
         pictures: &PictureCache,
         body: &Value,
     ) -> Result<Reply, ApiError> {
-        let Asked { number, project, now, .. } = *asked;
-        let model = asked.model.ok_or_else(|| ApiError::named("unimplemented", &[]))?;
+        let Asked { number, project, route, living, now, .. } = *asked;
+        // The path names the model, or each line its own.
+        let is_openai = asked.is_openai();
+        let model = if is_openai { None } else { Some(living(&route.model)?) };
+        let order = ["endpoint", "completionWindow"].map(|name| text(body, name));
+        if is_openai && order != [Some(OPENAI_ENDPOINT), Some(OPENAI_WINDOW)] {
+            return Err(ApiError::invalid(format!(
+                "Only the endpoint {OPENAI_ENDPOINT} and the window {OPENAI_WINDOW} are supported."
+            )));
+        }
         let batch = field(body, "batch").unwrap_or(&Value::Null);
         let config = field(batch, "inputConfig").unwrap_or(&Value::Null);
-        let input = field(config, "fileName").and_then(Value::as_str);
+        let input = text(config, "fileName").or_else(|| text(body, "inputFileId"));
         let input = input.map(|name| name.trim_start_matches("files/"));
         let inline = field(config, "requests").and_then(|requests| field(requests, "requests"));
         let lines = match (input, inline.and_then(Value::as_array)) {
-            (Some(id), None) => lines_of_file(&self.files.bytes(project, id, now)?),
+            (Some(id), None) => lines_of_file(&self.files.bytes(project, id, now)?, is_openai),
             (None, Some(requests)) if asked.body.len() <= settings.batches.inline_bytes => {
                 requests.iter().map(|request| Ok(line_of_request(request))).collect()
             }
@@ -201,7 +244,8 @@ impl Stored {
         let failure = match &fault {
             BatchFault::Failed(why) => {
                 let internal = || ApiError::named("internal", &[]);
-                Some(error_of(why, model).unwrap_or_else(internal).to_status())
+                let model = model.map_or("", |model| &model.id);
+                Some(error_of(why, model).unwrap_or_else(internal))
             }
             _ => None,
         };
@@ -213,17 +257,20 @@ impl Stored {
             }
             _ => &Fault::None,
         };
+        let alone = Route { api: route.api, ..Route::default() };
         let lines = lines.into_iter().enumerate().map(|(index, read)| {
             let (label, request) = read.unwrap_or_else(|error| (Label::Key(None), Err(error)));
             let made = request.and_then(|request| {
-                let asked = check(Api::Developer, Verb::Generate, model, &request)?;
+                let named = || living(text(&request, "model").unwrap_or_default());
+                let model = model.map_or_else(named, Ok)?;
+                let asked = check(route.api, Verb::Generate, model, &request)?;
                 let generator = Generator {
                     pictures,
                     options: &settings.images,
                     seed: settings.seed,
                     // Every line has a response id of its own.
                     number: number.wrapping_mul(1_000_003).wrapping_add(index + 1),
-                    route: &Route::default(),
+                    route: &alone,
                     model,
                     asked: &asked,
                     blocked_prompts_charge: settings.blocked_prompts_charge,
@@ -232,23 +279,24 @@ impl Stored {
                 };
                 make(&generator, settings, meets(index))
             });
-            let unmade = |error: ApiError| (Err(error.to_status()), None, None);
+            let unmade = |error: ApiError| (Err(error), None, None);
             let (result, bill, image_hash) = made.unwrap_or_else(unmade);
             Line { label, result, bill, image_hash }
         });
         let lines = lines.collect();
-        let text = |name| field(batch, name).and_then(Value::as_str).map(str::to_owned);
         let seed = settings.seed ^ hash64(b"batch") ^ batches.len() as u64;
         let made = Batch {
             project: project.clone(),
+            api: route.api,
             // As long as recorded ones.
             id: letters(ID_LETTERS, seed, 36),
             number,
-            model: model.id.clone(),
-            display_name: text("displayName"),
+            model: model.map(|model| model.id.as_str()),
+            display_name: text(batch, "displayName").map(str::to_owned),
             input: input.map(str::to_owned),
             fault,
             failure,
+            metadata: field(body, "metadata").map(Json::from),
             created: now,
             pending: settings.batches.pending,
             running: settings.batches.running,
@@ -259,7 +307,7 @@ impl Stored {
             is_settled: false,
             is_announced: false,
         };
-        let reply = Reply::json(made.operation(settings, now, false));
+        let reply = Reply::json(asked.form(&made, settings, false));
         batches.push(made);
         self.notify();
         Ok(reply)
@@ -332,16 +380,16 @@ impl Stored {
     }
 }
 
-fn is(batch: &Batch, project: &Arc<str>, id: &str) -> bool {
-    batch.project == *project && batch.id == id && !batch.deleted
-}
-
 /// A line before the model reads it: its label, and its request or what is wrong with it.
 type Read = Result<(Label, Result<Value, ApiError>), ApiError>;
 
-fn request_of(line: &Value) -> Result<Value, ApiError> {
-    let missing = || ApiError::invalid("The value at 'request' is required.");
-    field(line, "request").cloned().ok_or_else(missing)
+fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    field(value, name).and_then(Value::as_str)
+}
+
+fn request_of(line: &Value, name: &str) -> Result<Value, ApiError> {
+    let missing = || ApiError::invalid(format!("The value at '{name}' is required."));
+    field(line, name).cloned().ok_or_else(missing)
 }
 
 fn line_of_request(line: &Value) -> (Label, Result<Value, ApiError>) {
@@ -352,40 +400,41 @@ fn line_of_request(line: &Value) -> (Label, Result<Value, ApiError>) {
         },
         None => Label::Key(None),
     };
-    (label, request_of(line))
+    (label, request_of(line, "request"))
 }
 
-fn lines_of_file(bytes: &Bytes) -> Vec<Read> {
+fn lines_of_file(bytes: &Bytes, is_openai: bool) -> Vec<Read> {
+    let (key, request) = if is_openai { ("custom_id", "body") } else { ("key", "request") };
     let lines = bytes.split(|byte| *byte == b'\n');
     let filled = lines.filter(|line| !line.trim_ascii().is_empty());
     filled
         .map(|line| {
             let line = crate::request::json(line)?;
-            let key = field(&line, "key").and_then(Value::as_str).map(str::to_owned);
-            Ok((Label::Key(key), request_of(&line)))
+            let key = text(&line, key).map(str::to_owned);
+            Ok((Label::Key(key), request_of(&line, request)))
         })
         .collect()
 }
 
 /// The error that a line or a whole batch meets; `None` for faults that leave a response.
-fn error_of(fault: &Fault, model: &Model) -> Option<ApiError> {
-    let words = [("{model}", model.id.as_str()), ("{secret}", "")];
+fn error_of(fault: &Fault, model: &str) -> Option<ApiError> {
+    let words = [("{model}", model), ("{secret}", "")];
     let is_broken = fault.is_transport() || *fault == Fault::ErrorInOk;
     let internal = || is_broken.then(|| ApiError::named("internal", &[]));
-    ApiError::of(fault, &model.id, &words).or_else(internal)
+    ApiError::of(fault, model, &words).or_else(internal)
 }
 
 /// What a line comes to: its result, its bill and its image.
-type Made = (Result<Json, Json>, Option<crate::ledger::Bill>, Option<u64>);
+type Made = (Result<Json, ApiError>, Option<crate::ledger::Bill>, Option<u64>);
 
 fn make(generator: &Generator<'_>, settings: &Builder, fault: &Fault) -> Result<Made, ApiError> {
     let model = generator.model;
-    if let Some(error) = error_of(fault, model) {
+    if let Some(error) = error_of(fault, &model.id) {
         return Err(error);
     }
     let content = generator.content(fault);
     let price = settings.prices.get(&model.id).copied().unwrap_or(model.price);
     let bill = content.charged.then(|| content.usage.bill(price).at_half_price());
     let image = content.final_picture().map(|picture| picture.hash);
-    Ok((Ok(generator.gemini_whole(&content)), bill, image))
+    Ok((Ok(generator.of_line(&content)), bill, image))
 }

@@ -183,8 +183,7 @@ impl Webhooks {
             BatchFault::Webhooks { times } => times,
             _ => 1,
         };
-        let is_file = batch.results_file(now).is_some();
-        let uri = || format!("files/{}", batch.results_file_id());
+        let [file, _] = batch.file_names(now);
         let error = (moment.state == BatchState::Failed).then(|| batch.error(moment.state));
         let error = |name| match error.clone().flatten() {
             Some(Json::Obj(fields)) => fields.get(name),
@@ -196,7 +195,7 @@ impl Webhooks {
             "timestamp": settings.timestamp(moment.since),
             "data": obj! {
                 "id": format!("batches/{}", batch.id),
-                "output_file_uri": is_file.then(uri),
+                "output_file_uri": file,
                 "error_code": error("code"),
                 "error_message": error("message"),
             },

@@ -582,6 +582,228 @@ async fn a_batch_is_checked_before_it_exists_and_its_lines_when_they_are_made() 
     assert_eq!(sim.totals().cost_microusd, 0);
 }
 
+// -- the OpenAI-compatible endpoint
+
+/// A line of an input file in OpenAI's form.
+fn openai_line(key: &str, model: &str) -> String {
+    let body = json!({ "model": model, "messages": [{ "role": "user", "content": "cat 0" }] });
+    let url = "/v1/chat/completions";
+    json!({ "custom_id": key, "method": "POST", "url": url, "body": body }).to_string()
+}
+
+/// Makes a request as the openai client does, with its key as a token.
+async fn openai(sim: &Sim, method: Method, path: &str, body: Option<Value>) -> Taken {
+    let request = Request::builder().method(method).uri(format!("{API}/openai/{path}"));
+    let body = body.map_or_else(String::new, |body| body.to_string());
+    let request = request.header("authorization", "Bearer key-1").body(Full::from(body));
+    send(sim, request.unwrap()).await.unwrap()
+}
+
+fn order(input: &str) -> Value {
+    json!({
+        "input_file_id": input,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": { "job": "cats" },
+    })
+}
+
+/// Creates a batch of these lines.
+async fn openai_batch(sim: &Sim, lines: &[String]) -> Value {
+    let input = upload(sim, &lines.join("\n")).await;
+    let made = openai(sim, Method::POST, "batches", Some(order(&input))).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    made.json()
+}
+
+async fn retrieved(sim: &Sim, made: &Value) -> Value {
+    let path = format!("batches/{}", made["id"].as_str().unwrap().replace('/', "%2F"));
+    openai(sim, Method::GET, &path, None).await.json()
+}
+
+async fn cancelled(sim: &Sim, made: &Value) -> Value {
+    let path = format!("batches/{}/cancel", made["id"].as_str().unwrap());
+    openai(sim, Method::POST, &path, None).await.json()
+}
+
+/// The lines of a file of results that a batch names.
+async fn file_of(sim: &Sim, batch: &Value, name: &str) -> Vec<Value> {
+    let Some(file) = batch[name].as_str() else { return Vec::new() };
+    let file = get(sim, &format!("{file}:download?alt=media")).await;
+    assert_eq!(file.status, 200, "{}", file.text());
+    file.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_openai_batch_goes_through_its_states_and_answers_each_line_by_its_custom_id() {
+    let sim = sim([]);
+    let made = openai_batch(&sim, &["a", "b"].map(|key| openai_line(key, PRO))).await;
+    let record = only(&sim);
+    assert_eq!(made["id"], &*record.name);
+    let same = ["object", "endpoint", "completion_window", "metadata"];
+    let expected =
+        [json!("batch"), json!("/v1/chat/completions"), json!("24h"), json!({ "job": "cats" })];
+    assert_eq!(same.map(|name| made[name].clone()), expected);
+    assert!(made["input_file_id"].as_str().unwrap().starts_with("files/"));
+    let created = made["created_at"].as_u64().unwrap();
+    let counts = |done: u64| json!({ "total": 2, "completed": done, "failed": 0 });
+
+    for (at, status, done) in [(0, "validating", 0), (6, "in_progress", 1), (11, "completed", 2)] {
+        tokio::time::sleep(at * MINUTE - sim.now()).await;
+        let batch = retrieved(&sim, &made).await;
+        assert_eq!((&batch["status"], &batch["request_counts"]), (&json!(status), &counts(done)));
+        assert_eq!(batch["output_file_id"].is_string(), status == "completed");
+        let began = (status != "validating").then_some(created + 60);
+        assert_eq!(batch["in_progress_at"].as_u64(), began);
+        let ended = (status == "completed").then_some(created + 660);
+        assert_eq!((batch["completed_at"].as_u64(), batch.get("error_file_id")), (ended, None));
+    }
+    let batch = retrieved(&sim, &made).await;
+    let lines = file_of(&sim, &batch, "output_file_id").await;
+    assert_eq!(lines.len(), 2);
+    for (line, key) in lines.iter().zip(["a", "b"]) {
+        assert_eq!((&line["custom_id"], &line["error"]), (&json!(key), &Value::Null));
+        assert_eq!(line["response"]["status_code"], 200);
+        let body = &line["response"]["body"];
+        assert_eq!((&body["object"], &body["model"]), (&json!("chat.completion"), &json!(PRO)));
+        let image = &body["choices"][0]["message"]["images"][0]["image_url"]["url"];
+        assert!(image.as_str().unwrap().starts_with("data:image/"), "{image}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_of_an_openai_batch_costs_half_and_a_failed_one_is_free_and_in_a_file_of_its_own() {
+    let failed = BatchFault::LinesFailed { first: 1, count: 1, fault: Fault::HighDemand };
+    let sim = sim([failed]);
+    let lines = [
+        openai_line("a", PRO),
+        openai_line("b", PRO),
+        openai_line("c", "no-such-model"),
+        openai_line("d", "imagen-4.0-generate-001"),
+        json!({ "custom_id": "e" }).to_string(),
+        "not JSON".to_owned(),
+        openai_line("f", &format!("models/{FLASH}")),
+    ];
+    let made = openai_batch(&sim, &lines).await;
+    tokio::time::sleep(12 * MINUTE).await;
+    let batch = retrieved(&sim, &made).await;
+    assert_eq!(batch["request_counts"], json!({ "total": 7, "completed": 2, "failed": 5 }));
+    let good = file_of(&sim, &batch, "output_file_id").await;
+    let keys: Vec<_> = good.iter().map(|line| line["custom_id"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["a", "f"]);
+    let bad = file_of(&sim, &batch, "error_file_id").await;
+    let told = |line: &Value| {
+        let code = &line["response"]["body"][0]["error"]["code"];
+        assert_eq!(&line["response"]["status_code"], code);
+        (line["custom_id"].as_str().unwrap_or_default().to_owned(), code.as_u64().unwrap())
+    };
+    let told: Vec<_> = bad.iter().map(told).collect();
+    let expected = [("b", 503), ("c", 404), ("d", 404), ("e", 400), ("", 400)];
+    assert_eq!(told, expected.map(|(key, code)| (key.to_owned(), code)));
+
+    let record = only(&sim);
+    let costs: Vec<_> = record.lines.iter().map(|line| line.cost_microusd).collect();
+    assert_eq!((costs[0], &costs[1..6]), (alone().await / 2, &[0; 5][..]));
+    assert_eq!(sim.totals().cost_microusd, costs.iter().sum::<u64>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_openai_batch_ends_as_its_faults_say_and_costs_what_they_say() {
+    for fault in BatchFault::all() {
+        let sim = sim([fault.clone()]);
+        let lines = ["a", "b", "c"].map(|key| openai_line(key, PRO));
+        let made = openai_batch(&sim, &lines).await;
+        tokio::time::sleep(47 * HOUR).await;
+        let early = retrieved(&sim, &made).await;
+        let outputs = file_of(&sim, &early, "output_file_id").await.len();
+        let errors = file_of(&sim, &early, "error_file_id").await.len();
+        let record = only(&sim);
+        let times: usize = record.lines.iter().map(|line| line.in_results).sum();
+        assert_eq!(outputs + errors, times, "{fault:?}");
+        tokio::time::sleep(2 * HOUR).await;
+        let batch = retrieved(&sim, &made).await;
+        let status = match fault {
+            BatchFault::Stuck => "validating",
+            BatchFault::Expired { .. } => "expired",
+            BatchFault::Failed(_) => "failed",
+            _ => "completed",
+        };
+        assert_eq!(batch["status"], status, "{fault:?}");
+        assert_eq!(batch["errors"]["data"][0]["message"].is_string(), status == "failed");
+        let cost: u64 = only(&sim).lines.iter().map(|line| line.cost_microusd).sum();
+        assert_eq!(sim.totals().cost_microusd, cost, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_openai_batch_that_is_cancelled_costs_what_was_done() {
+    let sim = sim([BatchFault::None, BatchFault::None, BatchFault::CancelledWithResults]);
+    let lines = ["a", "b"].map(|key| openai_line(key, PRO));
+    let early = openai_batch(&sim, &lines).await;
+    assert_eq!(cancelled(&sim, &early).await["status"], "cancelled");
+    assert_eq!(retrieved(&sim, &early).await.get("output_file_id"), None);
+
+    for status in ["completed", "cancelled"] {
+        let made = openai_batch(&sim, &lines).await;
+        tokio::time::sleep(6 * MINUTE).await;
+        let batch = cancelled(&sim, &made).await;
+        assert_eq!(batch["status"], status);
+        assert_eq!(batch, retrieved(&sim, &made).await);
+        assert_eq!(file_of(&sim, &batch, "output_file_id").await.len(), 1);
+        let errors = file_of(&sim, &batch, "error_file_id").await;
+        assert_eq!(errors.len(), usize::from(status == "completed"));
+        for line in errors {
+            assert_eq!((&line["custom_id"], &line["response"]), (&json!("b"), &Value::Null));
+            assert_eq!(line["error"]["code"], "batch_cancelled");
+        }
+    }
+    assert_eq!(sim.totals().cost_microusd, 2 * (alone().await / 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_openai_list_has_pages_of_its_own_batches_and_googles_has_all() {
+    let sim = sim([]);
+    let native = create(&sim, &inline(1)).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let made = openai_batch(&sim, &[openai_line("a", PRO)]).await;
+        ids.insert(0, made["id"].as_str().unwrap().to_owned());
+    }
+    let page = openai(&sim, Method::GET, "batches?limit=2", None).await.json();
+    let id = |index: usize| json!(ids[index]);
+    assert_eq!((&page["data"][0]["id"], &page["data"][1]["id"]), (&id(0), &id(1)));
+    assert_eq!((&page["last_id"], &page["has_more"]), (&id(1), &json!(true)));
+    let after = format!("batches?limit=2&after={}", ids[1].replace('/', "%2F"));
+    let page = openai(&sim, Method::GET, &after, None).await.json();
+    assert_eq!((&page["data"][0]["id"], &page["data"].get(1)), (&id(2), &None));
+    assert_eq!((&page["object"], &page["has_more"]), (&json!("list"), &json!(false)));
+
+    let all = get(&sim, "batches").await.json();
+    assert_eq!(all["operations"].as_array().unwrap().len(), 4);
+    assert_eq!(get(&sim, &ids[0]).await.json()["metadata"]["state"], "BATCH_STATE_PENDING");
+    assert_eq!(openai(&sim, Method::GET, &native, None).await.status, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_openai_batch_of_what_is_not_served_is_refused_as_an_array_and_does_not_exist() {
+    let sim = sim([]);
+    let input = upload(&sim, &openai_line("a", PRO)).await;
+    for (name, value, status) in [
+        ("endpoint", "/v1/embeddings", 400),
+        ("completion_window", "1h", 400),
+        ("input_file_id", "files/nowhere", 403),
+    ] {
+        let mut body = order(&input);
+        body[name] = json!(value);
+        let made = openai(&sim, Method::POST, "batches", Some(body)).await;
+        assert_eq!((made.status, &made.json()[0]["error"]["code"]), (status, &json!(status)));
+    }
+    assert_eq!(openai(&sim, Method::POST, "files", None).await.status, 404);
+    let content = format!("{input}/content");
+    assert_eq!(openai(&sim, Method::GET, &content, None).await.status, 404);
+    assert!(sim.batches().is_empty());
+}
+
 // -- webhooks
 
 async fn listen(sim: &Sim, events: &[&str]) -> Value {

@@ -261,15 +261,20 @@ fn quick_batches() -> Sim {
 
 /// The client saw the batch through its states, and each line as the simulator has it.
 fn saw_the_batch(said: &Value, batch: &BatchRecord, key: &str) {
-    let states = json!(["JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"]);
-    assert_eq!(said["states"], states);
+    let states = ["JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED"];
+    saw_its_lines(said, batch, (states, key, 14));
+}
+
+/// The same, with the client's words for the states and the code of the second line's error.
+fn saw_its_lines(said: &Value, batch: &BatchRecord, (states, key, code): ([&str; 3], &str, u64)) {
+    assert_eq!(said["states"], json!(states));
     let lines = said["lines"].as_array().unwrap();
     assert_eq!((lines.len(), batch.lines.len()), (3, 3));
     for (index, line) in lines.iter().enumerate() {
         assert_eq!(line["key"], format!("{key}{index}"));
         let is_failed = index == 1;
         assert_eq!(line["sha256"].is_string(), !is_failed);
-        assert_eq!(line["error"][0].as_u64(), is_failed.then_some(14));
+        assert_eq!(line["error"][0].as_u64(), is_failed.then_some(code));
         assert_eq!(batch.lines[index].charged, !is_failed);
     }
 }
@@ -306,6 +311,23 @@ async fn googles_javascript_client_gets_its_batches_inline_and_by_file() {
         saw_the_batch(&said["inline"], inline, "k");
         saw_the_batch(&said["file"], file, "f");
         assert_eq!(said["listed"], json!(["file", "inline"]));
+    })
+    .await;
+}
+
+// The shapes are OpenAI's, since Google publishes none of its own (BATCH.md of the simulator).
+#[tokio::test(flavor = "multi_thread")]
+async fn openais_python_client_gets_its_batches_with_the_files_of_googles() {
+    each_target("openai_batches.py", quick_batches, |said, sim| {
+        let [batch, cancelled] = &sim.batches()[..] else { panic!("{:?}", sim.batches()) };
+        saw_its_lines(said, batch, (["validating", "in_progress", "completed"], "c", 503));
+        assert_eq!(said["counts"], json!({ "total": 3, "completed": 2, "failed": 1 }));
+        assert_eq!((&said["object"], &said["took"]), (&json!("batch"), &json!(true)));
+        assert_eq!(said["metadata"], json!({ "job": "cats" }));
+        assert_eq!(said["cancelled"], json!(["cancelled", "cancelled"]));
+        assert!(cancelled.lines.iter().all(|line| !line.charged));
+        assert_eq!(said["listed"], json!(["cancelled", "cats"]));
+        assert_eq!(said["files"], 404);
     })
     .await;
 }
