@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use tower::ServiceExt;
-use tower_gemini::error::TimeLimit;
-use tower_gemini::jittered_retry::RetryPolicy;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio::time::{Instant, sleep, timeout};
+use tower::limit::ConcurrencyLimit;
+use tower::{Service, ServiceExt};
+use tower_gemini::error::{Error, TimeLimit};
+use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
+use tower_gemini::model_fallback::Chain;
 use tower_gemini::verdict::{Charge, Outcome};
-use tower_gemini_sim::{Fault, Sim};
+use tower_gemini::{CallOptions, GeminiStack, JitteredRetryLayer, KeepPaidLayer};
+use tower_gemini_sim::{Fault, Sim, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, in_paused_time, run, violations};
 
@@ -112,4 +118,70 @@ fn a_caller_that_waits_longer_and_a_flex_call_get_the_time_that_they_need() {
     assert_eq!(status_of(896, Some("900"), false), 504, "the server gives up before we do");
     assert_eq!(status_of(1_300, Some("9000"), false), 504, "the longest is twenty minutes");
     assert_eq!(status_of(1_100, None, true), 200);
+}
+
+/// A call for an image with a deadline of 30 s, at this host.
+fn within_half_a_minute<B>(body: B) -> Request<B> {
+    let path = "https://g.example/v1beta/models/gemini-3-pro-image:generateContent";
+    let mut request = Request::post(path).header("x-goog-api-key", "k").body(body).unwrap();
+    request.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(30)));
+    request
+}
+
+/// A call fails for free where `fails_first`, and before it is sent another takes the client's only
+/// place.
+async fn waits_for_a_place<S, B>(
+    fails_first: bool,
+    stack: impl Fn(ConcurrencyLimit<SimService>) -> S,
+) where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Error, Future: Send>,
+    S: Clone + Send + 'static,
+    B: Send + 'static,
+{
+    let faults = [Fault::Overloaded, Fault::Late { latency: Duration::from_secs(200) }];
+    let sim = Sim::quick(faults.into_iter().skip(usize::from(!fails_first)));
+    let stack = stack(ConcurrencyLimit::new(sim.service(), 1));
+    let request = || within_half_a_minute(Full::from(r#"{"contents":[{"parts":[{"text":"x"}]}]}"#));
+    let mut longer = request();
+    longer.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(600)));
+    let (mut first, mut second) = (request(), longer);
+    if !fails_first {
+        std::mem::swap(&mut first, &mut second);
+    }
+    let began = Instant::now();
+    let first = tokio::spawn(stack.clone().oneshot(first));
+    sleep(Duration::from_secs(1)).await;
+    let second_began = Instant::now();
+    let second = tokio::spawn(stack.oneshot(second));
+    let (call, began) = if fails_first { (first, began) } else { (second, second_began) };
+    let error = call.await.unwrap().err().unwrap();
+    assert_eq!(error.time_limit(), Some(TimeLimit::Deadline), "{error}");
+    assert_eq!((error.charge(), began.elapsed()), (Charge::None, Duration::from_secs(30)));
+    sleep(Duration::from_secs(900)).await;
+    assert_eq!(sim.requests(), 1 + usize::from(fails_first), "nobody would wait for another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_after_the_deadline_however_late_the_client_has_a_place_for_it() {
+    let policy = RetryPolicy::uniform(4, Backoff::constant(Duration::from_secs(10)));
+    let plain = || GeminiStack::new().retry(JitteredRetryLayer::new(policy.clone()));
+    waits_for_a_place(true, |client| plain().raw(client)).await;
+    waits_for_a_place(true, |client| plain().keep_paid(KeepPaidLayer::new()).raw(client)).await;
+    // A fallback is always ready, and so is whatever stands over it.
+    let chain = || Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
+    waits_for_a_place(false, |client| plain().fallback_to(chain()).raw(client)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_stalls_ends_at_the_deadline_and_nothing_of_it_is_sent() {
+    let sim = Sim::quick([]);
+    let never = futures::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>();
+    let began = Instant::now();
+    let stack = GeminiStack::new().raw(sim.service());
+    let call = stack.oneshot(within_half_a_minute(StreamBody::new(never)));
+    let ended = timeout(Duration::from_secs(3_600), call).await;
+    let error = ended.expect("it ends").err().unwrap();
+    assert_eq!(error.time_limit(), Some(TimeLimit::Deadline), "{error}");
+    assert_eq!((error.charge(), began.elapsed()), (Charge::None, Duration::from_secs(30)));
+    assert_eq!(sim.requests(), 0);
 }

@@ -17,7 +17,7 @@ mod common;
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use common::{Gateway, Scratch, until};
 use serde_json::{Value, json};
@@ -202,9 +202,10 @@ async fn a_signed_webhook_of_a_batch_is_taken_and_any_other_is_refused_and_audit
         (batches.pending, batches.running) = (Duration::ZERO, Duration::from_millis(300));
         batches
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now =
+        Duration::try_from(jiff::Timestamp::now().duration_since(jiff::Timestamp::UNIX_EPOCH));
     let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(batches);
-    let sim = sim.epoch(now).build();
+    let sim = sim.epoch(now.unwrap()).build();
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let hook = json!({

@@ -19,7 +19,7 @@ use tower_gemini_core::target::{MustKeep, UpstreamId};
 use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 
 use crate::call_memory::CallMemory;
-use crate::error::Error;
+use crate::error::{Error, TimeLimit};
 use crate::jittered_retry::ComeBack;
 use crate::trail::{AttemptId, ResponseFacts, Step, Trail};
 
@@ -225,7 +225,6 @@ impl CallState {
     }
 
     /// When the call began.
-    #[cfg(any(test, feature = "keep-paid"))]
     pub(crate) fn started(&self) -> Instant {
         self.0.started
     }
@@ -233,6 +232,12 @@ impl CallState {
     /// The moment at which the caller stops waiting for the whole call.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.shared().deadline
+    }
+
+    /// The error of a call whose deadline has passed.
+    pub(crate) fn timed_out(&self, verdict: Verdict) -> Error {
+        let limit = self.deadline().map_or(Duration::ZERO, |at| at - self.started());
+        Error::timeout(TimeLimit::Deadline, limit, verdict).with_trail(self.trail().clone())
     }
 
     /// The moment at which an attempt under way ends, where the call's deadline ends it.

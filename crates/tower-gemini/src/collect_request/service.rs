@@ -9,7 +9,9 @@ use crate::error::{BoxError, Error};
 use bytes::{Buf, Bytes};
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::timeout_at;
 use tower_gemini_core::call::{Call, Dialect};
+use tower_gemini_core::verdict::Verdict;
 use tower_service::Service;
 
 use crate::call_options::{CallHandle, CallOptions};
@@ -45,8 +47,15 @@ where
         let mut inner = take_ready(&mut self.inner);
         let max_held_bytes = self.max_held_bytes;
         Box::pin(async move {
-            let request = collect(request, opening, max_held_bytes).await?;
-            inner.call(request).await
+            let state = opening.state.clone();
+            let collected = collect(request, opening, max_held_bytes);
+            let request = match state.deadline() {
+                None => collected.await,
+                Some(deadline) => timeout_at(deadline, collected)
+                    .await
+                    .unwrap_or_else(|_| Err(state.timed_out(Verdict::not_sent()))),
+            };
+            inner.call(request?).await
         })
     }
 }

@@ -1,4 +1,3 @@
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -14,9 +13,9 @@ use super::outages::{Gate, Outages, Pass, Refused};
 use super::resend::Resends;
 use super::{Decision, RetryPolicy, RetryState, Situation};
 use crate::body::{CallBody, JudgedBody, RequestTemplate, verdict_of};
-use crate::error::{Error, TimeLimit};
+use crate::error::Error;
 use crate::optional::Boxed;
-use crate::ready::take_ready;
+use crate::ready::{take_ready, until_ready};
 use crate::stage::AttemptService;
 use crate::trail::{Step, StopReason};
 
@@ -71,13 +70,8 @@ async fn send_and_retry<S: AttemptService>(
         state.default_deadline(within.saturating_add(call.tier.queue_time()));
     }
     state.default_allowance(policy.default_allowance());
-    let timed_out = |verdict| {
-        let limit = state.deadline().unwrap_or(started) - started;
-        let error = Error::timeout(TimeLimit::Deadline, limit, verdict);
-        error.with_trail(state.trail().clone())
-    };
     if state.deadline().is_some_and(|deadline| deadline <= started) {
-        return Err(timed_out(Verdict::not_sent()));
+        return Err(state.timed_out(Verdict::not_sent()));
     }
     let template = RequestTemplate::new(&request);
     let resends = shared.resends.as_ref().zip(template.as_ref());
@@ -92,8 +86,10 @@ async fn send_and_retry<S: AttemptService>(
             Some(Duration::ZERO) => {}
             Some(delay) => {
                 state.record(Step::Waited { delay, why });
+                // A place in the service below is not held while others could use it.
+                inner = inner.clone();
                 sleep(delay).await;
-                poll_fn(|cx| inner.poll_ready(cx)).await?;
+                until_ready(&mut inner, &state).await?;
             }
             None => {
                 state.record(Step::Stopped { why: StopReason::WaitTooLong });
@@ -113,14 +109,13 @@ async fn send_and_retry<S: AttemptService>(
     let mut pass = None;
     if let Some(gate) = gate {
         if !gate.is_open() {
-            // A place in the service below is not held while others could use it.
             inner = inner.clone();
         }
         match enter(gate, &shared, policy, &RetryState::new(), started).await {
             Ok(leave) => pass = Some(leave),
             Err(refused) => return Ok(gate.refuse(refused, false)),
         }
-        poll_fn(|cx| inner.poll_ready(cx)).await?;
+        until_ready(&mut inner, &state).await?;
     }
     let mut request = request.map(CallBody::into_attempt);
     loop {
@@ -131,7 +126,7 @@ async fn send_and_retry<S: AttemptService>(
                 Some(deadline) => match timeout_at(deadline, attempt.as_mut()).await {
                     Ok(answer) => answer,
                     // By how far the attempt got, which is still there.
-                    Err(_) => Err(timed_out(state.cut_off())),
+                    Err(_) => Err(state.timed_out(state.cut_off())),
                 },
             }
         };
@@ -188,7 +183,7 @@ async fn send_and_retry<S: AttemptService>(
                             }
                         }
                     }
-                    poll_fn(|cx| inner.poll_ready(cx)).await?;
+                    until_ready(&mut inner, &state).await?;
                     request = template.again(permit).map(CallBody::into_attempt);
                     continue;
                 }

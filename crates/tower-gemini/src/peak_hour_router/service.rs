@@ -1,4 +1,3 @@
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::body::{CallBody, JudgedBody};
 use crate::call_state::{CallState, Place};
 use crate::error::Error;
 use crate::optional::OptionalFuture;
-use crate::ready::take_ready;
+use crate::ready::{take_ready, until_ready};
 use crate::stage::CallService;
 use crate::trail::{PreferReason, Step, WaitReason};
 
@@ -68,7 +67,7 @@ async fn route<S: CallService>(
     let state = request.body().state().clone();
     if waits {
         settings.wait_for_quiet(&state).await;
-        poll_fn(|cx| inner.poll_ready(cx)).await?;
+        until_ready(&mut inner, &state).await?;
     }
     settings.lead(request.body().call(), &state);
     inner.call(request).await

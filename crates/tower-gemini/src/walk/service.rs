@@ -1,4 +1,3 @@
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -18,6 +17,7 @@ use crate::call_state::Place;
 use crate::error::Error;
 use crate::jittered_retry::{RetryOverride, SPREAD};
 use crate::optional::OptionalFuture;
+use crate::ready::until_ready;
 use crate::stage::CallService;
 use crate::trail::{Step, StopReason, WaitReason};
 
@@ -235,7 +235,8 @@ async fn wait_for_target<S: CallService>(
 }
 
 async fn send<S: CallService>(inner: &mut S, request: Request<CallBody>) -> Answer<S> {
-    poll_fn(|cx| inner.poll_ready(cx)).await?;
+    let state = request.body().state().clone();
+    until_ready(inner, &state).await?;
     inner.call(request).await
 }
 
