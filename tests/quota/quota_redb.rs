@@ -107,6 +107,24 @@ fn a_second_process_is_refused_with_an_error_that_says_so() {
     std::fs::remove_file(path).unwrap();
 }
 
+// A worker that was killed in its first moments left a file that nobody could open again.
+#[test]
+fn a_file_whose_making_was_killed_is_made_anew() {
+    let path = file("unfinished");
+    drop(RedbStore::open(&path).unwrap());
+    let finished = std::fs::read(&path).unwrap();
+    for cut in [0, 1, 9, 64, finished.len()] {
+        // As it is before redb writes its first bytes, which it does last.
+        let mut unfinished = vec![0; finished.len()];
+        unfinished[9.min(cut)..cut].copy_from_slice(&finished[9.min(cut)..cut]);
+        std::fs::write(&path, unfinished).unwrap();
+        drop(RedbStore::open(&path).unwrap_or_else(|error| panic!("{cut}: {error}")));
+        RedbStore::open(&path).unwrap_or_else(|error| panic!("{cut}: {error}"));
+    }
+    let _ = std::fs::remove_dir_all(path.with_extension("responses"));
+    std::fs::remove_file(path).unwrap();
+}
+
 #[test]
 fn a_file_that_is_no_database_is_an_error_and_stays_as_it_was() {
     let path = file("foreign");

@@ -823,6 +823,68 @@ mod tests {
         lines.fold(String::new(), |all, line| all + line + "\n")
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(1000))]
+
+        // Whatever is written for a key, alone or beside other strange values.
+        #[test]
+        fn any_value_of_any_key_is_taken_or_refused_and_never_panics(
+            section in proptest::prelude::any::<proptest::sample::Index>(),
+            changes in proptest::collection::vec(
+                (
+                    proptest::prelude::any::<proptest::sample::Index>(),
+                    proptest::sample::select(ODD_VALUES),
+                ),
+                1..4,
+            ),
+        ) {
+            let sections: Vec<_> = EXAMPLE.split("\n\n").skip(1).map(commented_in).collect();
+            let mut lines: Vec<_> = section.get(&sections).lines().map(str::to_owned).collect();
+            for (line, value) in changes {
+                let line = line.get_mut(&mut lines);
+                if let Some((key, _)) = line.split_once(" = ") {
+                    *line = format!("{key} = {value}");
+                }
+            }
+            if let Err(error) = Config::parse(&lines.join("\n"), "gateway.toml") {
+                proptest::prop_assert!(error.to_string().starts_with("gateway.toml"), "{error}");
+            }
+        }
+    }
+
+    const ODD_VALUES: &[&str] = &[
+        "-1",
+        "0",
+        "1",
+        "true",
+        "99999999999999999999",
+        "9223372036854775807",
+        "1e308",
+        "nan",
+        "-0.0",
+        "0.1",
+        "\"\"",
+        "\"\\u0000\"",
+        "\"é\"",
+        "\"0s\"",
+        "\"1s\"",
+        "\"99999999999h\"",
+        "\"0B\"",
+        "\"99999999TiB\"",
+        "\"http://[::1\"",
+        "\"https://h:99999\"",
+        "\"24:00-24:00\"",
+        "\"off\"",
+        "[]",
+        "[\"\"]",
+        "[[1]]",
+        "[\"4K\", \"4K\"]",
+        "{}",
+        "{ per_day = -1 }",
+        "1979-05-27",
+        "\"a\\r\\nb: c\"",
+    ];
+
     #[test]
     fn a_misspelt_key_is_answered_with_the_nearest_name_and_its_line() {
         assert_eq!(

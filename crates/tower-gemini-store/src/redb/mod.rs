@@ -1,9 +1,11 @@
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use redb::{Database, DatabaseError, ReadableTable, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, ReadableTable, StorageBackend, TableDefinition};
 use tokio::time::Instant;
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::quota_guard::Moment;
@@ -17,6 +19,22 @@ mod journal;
 mod quota;
 mod records;
 mod spending;
+
+/// Opens a database, or makes one. What a process left that was killed while it made the file is made
+/// anew: redb writes the first bytes last, so nothing was ever kept in it.
+fn open_database(path: &Path) -> Result<Database, DatabaseError> {
+    let mut options = File::options();
+    let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+    // It holds a lock on the file from here on.
+    let file = FileBackend::new(file)?;
+    if file.len()? > 0 && file.read(0, MARK)?.iter().all(|byte| *byte == 0) {
+        file.set_len(0)?;
+    }
+    Database::builder().create_with_backend(file)
+}
+
+/// The length of what every finished file begins with (design document of redb).
+const MARK: usize = 9;
 
 /// Keeps counts of quotas and what is spent in a file that outlives the process: after a kill -9 the
 /// day goes on where it was.
@@ -77,7 +95,7 @@ impl RedbStore {
         path: impl AsRef<Path>,
         clock: impl Clock + 'static,
     ) -> Result<Self, StoreError> {
-        let database = Database::create(path.as_ref()).map_err(|error| match error {
+        let database = open_database(path.as_ref()).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::new(
                 "the file is open in another process or store; processes that share a quota need a redis store",
             ),
