@@ -1,6 +1,6 @@
 //! Time: the server gives up first, and our own limits are the last resort.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -8,11 +8,16 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::{Instant, sleep, timeout};
 use tower::limit::ConcurrencyLimit;
 use tower::{Service, ServiceExt};
+use tower_gemini::clock::RuntimeClock;
 use tower_gemini::error::{Error, TimeLimit};
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::model_fallback::Chain;
+use tower_gemini::peak_hour_router::presets;
 use tower_gemini::verdict::{Charge, Outcome};
-use tower_gemini::{CallOptions, GeminiStack, JitteredRetryLayer, KeepPaidLayer};
+use tower_gemini::{
+    CallOptions, GeminiStack, JitteredRetryLayer, KeepPaidLayer, PeakHourRouterLayer,
+    ResolutionFallbackLayer,
+};
 use tower_gemini_sim::{Fault, Sim, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, in_paused_time, run, violations};
@@ -120,32 +125,40 @@ fn a_caller_that_waits_longer_and_a_flex_call_get_the_time_that_they_need() {
     assert_eq!(status_of(1_100, None, true), 200);
 }
 
-/// A call for an image with a deadline of 30 s, at this host.
+/// A call for an image with a deadline of 30 s, at this host, that waits for quiet hours.
 fn within_half_a_minute<B>(body: B) -> Request<B> {
     let path = "https://g.example/v1beta/models/gemini-3-pro-image:generateContent";
     let mut request = Request::post(path).header("x-goog-api-key", "k").body(body).unwrap();
-    request.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(30)));
+    let options = CallOptions::new().deadline(Duration::from_secs(30));
+    request.extensions_mut().insert(options.deferrable_for(Duration::from_secs(30)));
     request
 }
 
-/// A call fails for free where `fails_first`, and before it is sent another takes the client's only
-/// place.
-async fn waits_for_a_place<S, B>(
-    fails_first: bool,
-    stack: impl Fn(ConcurrencyLimit<SimService>) -> S,
-) where
+/// What a call meets before it asks for the client's only place, which another has taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// It fails for free.
+    Failure,
+    /// It waits in a layer for longer than a second.
+    Wait,
+}
+
+async fn waits_for_a_place<S, B>(before: Before, stack: impl Fn(ConcurrencyLimit<SimService>) -> S)
+where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Error, Future: Send>,
     S: Clone + Send + 'static,
     B: Send + 'static,
 {
+    let failures = usize::from(before == Before::Failure);
     let faults = [Fault::Overloaded, Fault::Late { latency: Duration::from_secs(200) }];
-    let sim = Sim::quick(faults.into_iter().skip(usize::from(!fails_first)));
+    let sim = Sim::quick(faults.into_iter().skip(1 - failures));
     let stack = stack(ConcurrencyLimit::new(sim.service(), 1));
     let request = || within_half_a_minute(Full::from(r#"{"contents":[{"parts":[{"text":"x"}]}]}"#));
     let mut longer = request();
     longer.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(600)));
     let (mut first, mut second) = (request(), longer);
-    if !fails_first {
+    if before == Before::Nothing {
         std::mem::swap(&mut first, &mut second);
     }
     let began = Instant::now();
@@ -153,23 +166,34 @@ async fn waits_for_a_place<S, B>(
     sleep(Duration::from_secs(1)).await;
     let second_began = Instant::now();
     let second = tokio::spawn(stack.oneshot(second));
-    let (call, began) = if fails_first { (first, began) } else { (second, second_began) };
+    let (call, began) = match before {
+        Before::Nothing => (second, second_began),
+        Before::Failure | Before::Wait => (first, began),
+    };
     let error = call.await.unwrap().err().unwrap();
     assert_eq!(error.time_limit(), Some(TimeLimit::Deadline), "{error}");
     assert_eq!((error.charge(), began.elapsed()), (Charge::None, Duration::from_secs(30)));
     sleep(Duration::from_secs(900)).await;
-    assert_eq!(sim.requests(), 1 + usize::from(fails_first), "nobody would wait for another");
+    assert_eq!(sim.requests(), 1 + failures, "nobody would wait for another");
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_after_the_deadline_however_late_the_client_has_a_place_for_it() {
     let policy = RetryPolicy::uniform(4, Backoff::constant(Duration::from_secs(10)));
     let plain = || GeminiStack::new().retry(JitteredRetryLayer::new(policy.clone()));
-    waits_for_a_place(true, |client| plain().raw(client)).await;
-    waits_for_a_place(true, |client| plain().keep_paid(KeepPaidLayer::new()).raw(client)).await;
+    waits_for_a_place(Before::Failure, |client| plain().raw(client)).await;
+    let keep = KeepPaidLayer::new;
+    waits_for_a_place(Before::Failure, |client| plain().keep_paid(keep()).raw(client)).await;
     // A fallback is always ready, and so is whatever stands over it.
     let chain = || Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
-    waits_for_a_place(false, |client| plain().fallback_to(chain()).raw(client)).await;
+    waits_for_a_place(Before::Nothing, |client| plain().fallback_to(chain()).raw(client)).await;
+    let ladder = ResolutionFallbackLayer::new;
+    waits_for_a_place(Before::Nothing, |client| plain().resolution(ladder()).raw(client)).await;
+    // 13:59:50, ten seconds before the end of a peak.
+    let clock = RuntimeClock::starting_at(UNIX_EPOCH + Duration::from_secs(1_767_707_990));
+    let router = PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule());
+    let router = router.clock(clock).reserve(Duration::ZERO);
+    waits_for_a_place(Before::Wait, |client| plain().peak_hours(router.clone()).raw(client)).await;
 }
 
 #[tokio::test(start_paused = true)]
