@@ -188,6 +188,31 @@ fn a_time_limit_ends_the_fetches_and_nothing_is_sent_again() {
 }
 
 #[test]
+fn a_client_that_leaves_ends_the_fetches_of_its_interaction() {
+    for (form, half_seconds) in FORMS.into_iter().flat_map(|form| (1..28).map(move |n| (form, n))) {
+        let at = id_ends(&story(vec![], form).body) + 200;
+        in_paused_time(async {
+            let faults = std::iter::once(Fault::CutBody { at }).chain(vec![Fault::HighDemand; 9]);
+            let (sim, trail) = (Sim::quick(faults), Trail::new());
+            let call = GeminiStack::new().raw(sim.service()).oneshot(ask(form, &trail, 5));
+            let call = async { call.await?.into_body().collect().await };
+            let time = Duration::from_millis(500) * half_seconds + Duration::from_millis(1);
+            assert!(tokio::time::timeout(time, call).await.is_err(), "{form} {time:?}");
+            let requests = sim.requests();
+            // They come at once and after 1, 3, 7 and 15 seconds.
+            let fetches = [0, 1, 3, 7].into_iter().filter(|second| 2 * second <= half_seconds);
+            assert_eq!(requests, 1 + fetches.count(), "{form} {time:?}");
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            assert_eq!(sim.requests(), requests, "{form} {time:?}");
+            assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+            // What was started goes on at the server, and can be fetched by hand.
+            assert!(!trail.attempts()[0].charge.is_surely_free(), "{trail}");
+            assert!(trail.interaction_id().is_some(), "{trail}");
+        });
+    }
+}
+
+#[test]
 fn a_layer_that_is_off_fetches_nothing() {
     for form in FORMS {
         let at = id_ends(&story(vec![], form).body) + 200;

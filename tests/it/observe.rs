@@ -35,7 +35,7 @@ use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_gateway::stats::{Health, HealthTargets, Stats};
 use tower_gemini_sim::{Delivered, Fault, Shape, Sim};
 
-use crate::harness::{Scenario, TAG, cases, faults, in_paused_time};
+use crate::harness::{Scenario, TAG, Wire, cases, faults, in_paused_time, run_on};
 
 // -- what the facades receive
 
@@ -871,4 +871,29 @@ fn a_charge_of_a_call_is_the_worst_of_its_attempts() {
     assert_eq!(events.of("attempt")[0]["charge"], Charge::Maybe.as_str());
     assert_eq!(events.of("call")[0]["charge"], Charge::Charged.as_str());
     assert_eq!(events.of("call")[0]["attempt"], "3");
+}
+
+#[test]
+fn errors_and_responses_pass_observe_unchanged() {
+    for fault in Fault::all() {
+        let scenario = Scenario::new([fault.clone()]);
+        let run = |is_observed: bool| {
+            in_paused_time(async {
+                let sim = scenario.sim();
+                let wire = Wire::new(sim.service());
+                let stack = scenario.stack().raw(wire.clone());
+                let report = match is_observed {
+                    true => run_on(&scenario, &sim, &wire, ObserveLayer::new().layer(stack)).await,
+                    false => run_on(&scenario, &sim, &wire, stack).await,
+                };
+                let told =
+                    |error: &tower_gemini::Error| (error.to_string(), error.verdict().clone());
+                match report.answer {
+                    Ok((status, bytes, broken)) => Ok((status, bytes, broken.as_ref().map(told))),
+                    Err(error) => Err(told(&error)),
+                }
+            })
+        };
+        assert_eq!(run(true), run(false), "{fault:?}");
+    }
 }

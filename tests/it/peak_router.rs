@@ -1,16 +1,15 @@
 //! Peak hours over whole stacks, in simulated days.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use proptest::prelude::*;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_gemini::body::WireBody;
 use tower_gemini::call::ModelId;
 use tower_gemini::clock::RuntimeClock;
@@ -53,56 +52,32 @@ fn ask(model: &str, options: CallOptions) -> Request<Full<Bytes>> {
 /// The models that the innermost client was asked for, attempt by attempt.
 type Seen = Arc<Mutex<Vec<String>>>;
 
-/// A client that must be made ready, and each clone anew.
-struct Client {
-    ready: bool,
-    seen: Seen,
-    statuses: Arc<Mutex<Vec<u16>>>,
-}
-
-impl Clone for Client {
-    fn clone(&self) -> Self {
-        Self { ready: false, seen: self.seen.clone(), statuses: self.statuses.clone() }
-    }
-}
-
 const IMAGE: &str = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AQID"}}]},"finishReason":"STOP"}]}"#;
 const OVERLOADED: &str =
     r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
 
-impl<B> Service<Request<B>> for Client {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.ready = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        assert!(std::mem::take(&mut self.ready), "called without having been made ready");
+/// A client that responds with these statuses, the last first, and then with images.
+fn client(
+    statuses: &[u16],
+) -> (
+    impl Service<Request<WireBody>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
+    + use<>,
+    Seen,
+) {
+    let seen = Seen::default();
+    let (log, statuses) = (seen.clone(), Arc::new(Mutex::new(statuses.to_vec())));
+    let client = service_fn(move |request: Request<WireBody>| {
         let path = request.uri().path();
         let model = path.rsplit('/').next().unwrap().split(':').next().unwrap();
-        self.seen.lock().unwrap().push(model.to_owned());
-        let status = self.statuses.lock().unwrap().pop().unwrap_or(200);
-        ready(Ok(Response::builder()
-            .status(status)
-            .body(Full::from(if status == 200 { IMAGE } else { OVERLOADED }))
-            .unwrap()))
-    }
-}
-
-fn client(statuses: &[u16]) -> (Client, Seen) {
-    let seen = Seen::default();
-    (
-        Client {
-            ready: false,
-            seen: seen.clone(),
-            statuses: Arc::new(Mutex::new(statuses.to_vec())),
-        },
-        seen,
-    )
+        log.lock().unwrap().push(model.to_owned());
+        let status = statuses.lock().unwrap().pop().unwrap_or(200);
+        let body = if status == 200 { IMAGE } else { OVERLOADED };
+        ready(Ok(Response::builder().status(status).body(Full::from(body)).unwrap()))
+    });
+    (client, seen)
 }
 
 fn stack<S>(
@@ -221,7 +196,7 @@ fn a_call_waits_only_as_long_as_its_patience_and_its_deadline_allow() {
 #[test]
 fn a_wait_comes_off_the_deadline_of_the_call() {
     in_paused_time(async {
-        let hangs = tower::service_fn(|_: Request<WireBody>| {
+        let hangs = service_fn(|_: Request<WireBody>| {
             std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
         });
         let options = CallOptions::new().deadline(minutes(120)).deferrable_for(minutes(600));

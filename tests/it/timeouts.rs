@@ -1,18 +1,31 @@
 //! Time: the server gives up first, and our own limits are the last resort.
 
-use std::time::Duration;
+use std::future::ready;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use http::{Request, Response};
+use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::{Instant, sleep, timeout};
 use tower::limit::ConcurrencyLimit;
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceExt, service_fn};
+use tower_gemini::body::WireBody;
+use tower_gemini::clock::RuntimeClock;
 use tower_gemini::error::{Error, TimeLimit};
 use tower_gemini::jittered_retry::{Backoff, RetryPolicy};
 use tower_gemini::model_fallback::Chain;
+use tower_gemini::peak_hour_router::presets;
+use tower_gemini::stage::WireClient;
 use tower_gemini::verdict::{Charge, Outcome};
-use tower_gemini::{CallOptions, GeminiStack, JitteredRetryLayer, KeepPaidLayer};
+use tower_gemini::{
+    AttemptTimeoutLayer, CallOptions, GeminiStack, JitteredRetryLayer, KeepPaidLayer,
+    PeakHourRouterLayer, ResolutionFallbackLayer,
+};
 use tower_gemini_sim::{Fault, Sim, SimService};
 
 use crate::harness::{Ask, Scenario, TAG, in_paused_time, run, violations};
@@ -84,6 +97,111 @@ fn a_stream_that_trickles_is_not_held_and_not_cut() {
     let (status, _, broken) = report.answer.as_ref().unwrap();
     assert_eq!((*status, broken.is_none()), (200, true), "{report}");
     assert_eq!(violations(&scenario, &report), []);
+    let head_after = in_paused_time(async {
+        let began = Instant::now();
+        let stack = scenario.stack().raw(scenario.sim().service());
+        stack.oneshot(scenario.request(TAG)).await.unwrap();
+        began.elapsed()
+    });
+    let (body, head) = (report.elapsed - scenario.latency, head_after - scenario.latency);
+    assert!(head < body / 2, "the head came after {head:?}, the end after {body:?}");
+}
+
+/// A response that begins an image; its pieces come this long after one another.
+fn paced(
+    kind: &'static str,
+    pieces: Vec<(Duration, String)>,
+) -> (impl WireClient, Arc<AtomicUsize>) {
+    let read = Arc::<AtomicUsize>::default();
+    let count = read.clone();
+    let client = service_fn(move |_: Request<WireBody>| {
+        let count = count.clone();
+        let pieces = stream::iter(pieces.clone()).then(move |(after, piece)| {
+            let count = count.clone();
+            async move {
+                sleep(after).await;
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, io::Error>(Frame::data(Bytes::from(piece)))
+            }
+        });
+        let response = Response::builder().header("content-type", kind);
+        ready(Ok::<_, io::Error>(response.body(StreamBody::new(pieces.boxed())).unwrap()))
+    });
+    (client, read)
+}
+
+/// An image of so many pieces of 16 KiB, between a beginning and an end.
+fn pieces(count: usize) -> Vec<String> {
+    let begin =
+        r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":""#;
+    let end = r#""}}]},"finishReason":"STOP"}]}"#;
+    let middle = std::iter::repeat_n("A".repeat(16 * 1024), count);
+    std::iter::once(begin.to_owned()).chain(middle).chain([end.to_owned()]).collect()
+}
+
+fn seconds_apart(seconds: u64, pieces: Vec<String>) -> Vec<(Duration, String)> {
+    pieces.into_iter().map(|piece| (Duration::from_secs(seconds), piece)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_ends_at_the_idle_limit_and_may_have_been_charged() {
+    for (last_after, is_cut) in [(119, false), (121, true)] {
+        let mut pieces = seconds_apart(0, pieces(9));
+        pieces.last_mut().unwrap().0 = Duration::from_secs(last_after);
+        let began = Instant::now();
+        let (client, _) = paced("application/json", pieces);
+        let stack = once([]).stack().raw(client);
+        let response = stack.oneshot(once([]).request(TAG)).await.unwrap();
+        let body = response.into_body().collect().await;
+        assert_eq!(body.is_err(), is_cut, "after {last_after} s");
+        if let Err(error) = body {
+            assert_eq!(error.time_limit(), Some(TimeLimit::Idle), "{error}");
+            assert!(!error.charge().is_surely_free(), "{error}");
+            assert_eq!(began.elapsed(), Duration::from_secs(120));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_slow_by_itself_is_not_timed() {
+    let (client, _) = paced("application/json", seconds_apart(1, pieces(9)));
+    let stack = once([]).stack().timeout(
+        AttemptTimeoutLayer::new()
+            .limit(Duration::from_secs(3_600))
+            .idle_limit(Duration::from_secs(60)),
+    );
+    let response = stack.raw(client).oneshot(once([]).request(TAG)).await.unwrap();
+    let mut body = response.into_body();
+    // Each piece is waited for a second, and then taken in after a hundred.
+    while let Some(frame) = body.frame().await {
+        frame.unwrap();
+        sleep(Duration::from_secs(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_read_ahead_than_decides_what_a_response_means() {
+    let event = |text: &str| {
+        format!("data: {{\"candidates\":[{{\"content\":{{\"parts\":[{text}]}}}}]}}\r\n\r\n")
+    };
+    let words = event(r#"{"text":"a cat"}"#);
+    let stream = [vec![event("")], vec![words; 8]].concat();
+    // 64 KiB of a whole response; of a stream the first event with content.
+    for (ask, kind, pieces, ahead) in
+        [(Ask::Whole, "application/json", pieces(9), 5), (Ask::Sse, "text/event-stream", stream, 2)]
+    {
+        let scenario = Scenario { ask, ..once([]) };
+        let (client, read) = paced(kind, seconds_apart(1, pieces));
+        let response = scenario.stack().raw(client).oneshot(scenario.request(TAG)).await.unwrap();
+        let read = || read.load(Ordering::Relaxed);
+        assert_eq!(read(), ahead, "{ask:?}, at the head");
+        let mut body = response.into_body();
+        for frames in 1..9 {
+            body.frame().await.unwrap().unwrap();
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!(read(), ahead.max(frames), "{ask:?}, after {frames} frames");
+        }
+    }
 }
 
 // A limit of 300 s ended what a caller waited 900 s for, and a flex call while it queued.
@@ -120,32 +238,40 @@ fn a_caller_that_waits_longer_and_a_flex_call_get_the_time_that_they_need() {
     assert_eq!(status_of(1_100, None, true), 200);
 }
 
-/// A call for an image with a deadline of 30 s, at this host.
+/// A call for an image with a deadline of 30 s, at this host, that waits for quiet hours.
 fn within_half_a_minute<B>(body: B) -> Request<B> {
     let path = "https://g.example/v1beta/models/gemini-3-pro-image:generateContent";
     let mut request = Request::post(path).header("x-goog-api-key", "k").body(body).unwrap();
-    request.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(30)));
+    let options = CallOptions::new().deadline(Duration::from_secs(30));
+    request.extensions_mut().insert(options.deferrable_for(Duration::from_secs(30)));
     request
 }
 
-/// A call fails for free where `fails_first`, and before it is sent another takes the client's only
-/// place.
-async fn waits_for_a_place<S, B>(
-    fails_first: bool,
-    stack: impl Fn(ConcurrencyLimit<SimService>) -> S,
-) where
+/// What a call meets before it asks for the client's only place, which another has taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// It fails for free.
+    Failure,
+    /// It waits in a layer for longer than a second.
+    Wait,
+}
+
+async fn waits_for_a_place<S, B>(before: Before, stack: impl Fn(ConcurrencyLimit<SimService>) -> S)
+where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Error, Future: Send>,
     S: Clone + Send + 'static,
     B: Send + 'static,
 {
+    let failures = usize::from(before == Before::Failure);
     let faults = [Fault::Overloaded, Fault::Late { latency: Duration::from_secs(200) }];
-    let sim = Sim::quick(faults.into_iter().skip(usize::from(!fails_first)));
+    let sim = Sim::quick(faults.into_iter().skip(1 - failures));
     let stack = stack(ConcurrencyLimit::new(sim.service(), 1));
     let request = || within_half_a_minute(Full::from(r#"{"contents":[{"parts":[{"text":"x"}]}]}"#));
     let mut longer = request();
     longer.extensions_mut().insert(CallOptions::new().deadline(Duration::from_secs(600)));
     let (mut first, mut second) = (request(), longer);
-    if !fails_first {
+    if before == Before::Nothing {
         std::mem::swap(&mut first, &mut second);
     }
     let began = Instant::now();
@@ -153,29 +279,40 @@ async fn waits_for_a_place<S, B>(
     sleep(Duration::from_secs(1)).await;
     let second_began = Instant::now();
     let second = tokio::spawn(stack.oneshot(second));
-    let (call, began) = if fails_first { (first, began) } else { (second, second_began) };
+    let (call, began) = match before {
+        Before::Nothing => (second, second_began),
+        Before::Failure | Before::Wait => (first, began),
+    };
     let error = call.await.unwrap().err().unwrap();
     assert_eq!(error.time_limit(), Some(TimeLimit::Deadline), "{error}");
     assert_eq!((error.charge(), began.elapsed()), (Charge::None, Duration::from_secs(30)));
     sleep(Duration::from_secs(900)).await;
-    assert_eq!(sim.requests(), 1 + usize::from(fails_first), "nobody would wait for another");
+    assert_eq!(sim.requests(), 1 + failures, "nobody would wait for another");
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_after_the_deadline_however_late_the_client_has_a_place_for_it() {
     let policy = RetryPolicy::uniform(4, Backoff::constant(Duration::from_secs(10)));
     let plain = || GeminiStack::new().retry(JitteredRetryLayer::new(policy.clone()));
-    waits_for_a_place(true, |client| plain().raw(client)).await;
-    waits_for_a_place(true, |client| plain().keep_paid(KeepPaidLayer::new()).raw(client)).await;
+    waits_for_a_place(Before::Failure, |client| plain().raw(client)).await;
+    let keep = KeepPaidLayer::new;
+    waits_for_a_place(Before::Failure, |client| plain().keep_paid(keep()).raw(client)).await;
     // A fallback is always ready, and so is whatever stands over it.
     let chain = || Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
-    waits_for_a_place(false, |client| plain().fallback_to(chain()).raw(client)).await;
+    waits_for_a_place(Before::Nothing, |client| plain().fallback_to(chain()).raw(client)).await;
+    let ladder = ResolutionFallbackLayer::new;
+    waits_for_a_place(Before::Nothing, |client| plain().resolution(ladder()).raw(client)).await;
+    // 13:59:50, ten seconds before the end of a peak.
+    let clock = RuntimeClock::starting_at(UNIX_EPOCH + Duration::from_secs(1_767_707_990));
+    let router = PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule());
+    let router = router.clock(clock).reserve(Duration::ZERO);
+    waits_for_a_place(Before::Wait, |client| plain().peak_hours(router.clone()).raw(client)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_stalls_ends_at_the_deadline_and_nothing_of_it_is_sent() {
     let sim = Sim::quick([]);
-    let never = futures::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>();
+    let never = futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>();
     let began = Instant::now();
     let stack = GeminiStack::new().raw(sim.service());
     let call = stack.oneshot(within_half_a_minute(StreamBody::new(never)));

@@ -106,3 +106,23 @@ fn nothing_is_sent_after_the_clients_time_is_over() {
         assert_eq!((sim.requests(), sim.ledger().charges(TAG), keep.counts().free), (1, 0, 1));
     });
 }
+
+#[test]
+fn a_request_that_waits_for_a_detached_call_past_its_own_deadline_costs_nothing() {
+    in_paused_time(async {
+        let latency = Latency::fixed(Duration::from_secs(100));
+        let (sim, keep) = (Sim::builder().latency(latency).build(), KeepPaidLayer::new());
+        let service = stack_with_timeouts(&sim, &keep);
+        let send =
+            |seconds| whole(service.clone(), in_time(Ask::Whole, Duration::from_secs(seconds)));
+        // Its client leaves, and it goes on.
+        let left = tokio::time::timeout(Duration::from_secs(2), send(600)).await;
+        assert!(left.is_err() && keep.counts().detached == 1);
+        let begun = tokio::time::Instant::now();
+        let error = send(10).await.unwrap_err();
+        assert_eq!(begun.elapsed(), Duration::from_secs(10));
+        assert!(error.is_timeout() && error.charge() == Charge::None, "{error}");
+        assert_eq!(send(600).await.unwrap().0, 200);
+        assert_eq!((sim.requests(), sim.ledger().charges(TAG)), (1, 1));
+    });
+}

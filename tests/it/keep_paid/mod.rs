@@ -12,6 +12,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::layer::util::Identity;
+use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
 use tower_gemini::CallOptions;
 use tower_gemini::Error;
@@ -660,4 +661,34 @@ fn a_response_body_is_a_servers_body(
     body: ResponseBody<tower_gemini::body::JudgedBody<SimBody>>,
 ) -> axum::body::Body {
     axum::body::Body::new(body)
+}
+
+// A resend beside its original held a place in the client for as long as that took.
+#[test]
+fn a_call_that_waits_for_an_identical_one_leaves_its_place_to_others() {
+    for key in [None, Some("k")] {
+        in_paused_time(async {
+            let scenario = Scenario::new([]);
+            let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+            let client = ConcurrencyLimit::new(sim.service(), 2);
+            let service = scenario.stack().keep_paid(keep).raw(client);
+            let timed = |mut request: Request<Full<Bytes>>, key: Option<&'static str>| {
+                if let Some(key) = key {
+                    request.headers_mut().insert(KEY, HeaderValue::from_static(key));
+                }
+                let call = whole(service.clone(), request);
+                async {
+                    let status = call.await.unwrap().0;
+                    (status, tokio::time::Instant::now().into_std())
+                }
+            };
+            let same = || timed(request(&scenario, &Trail::new()), key);
+            let other = Scenario { size: "2K", ..Scenario::new([]) };
+            let other = timed(request(&other, &Trail::new()), None);
+            let (first, second, other) = tokio::join!(same(), same(), other);
+            assert_eq!([first.0, second.0, other.0], [200; 3]);
+            assert_eq!(other.1, first.1, "they were sent side by side");
+            assert_eq!(sim.requests(), if key.is_some() { 2 } else { 3 });
+        });
+    }
 }

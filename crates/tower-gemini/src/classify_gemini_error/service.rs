@@ -284,7 +284,6 @@ impl BodyGuard for AttemptLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call_options::CallOptions;
     use crate::call_state::{CallState, Passing as Pass, SendGate};
     use crate::collect_request::CollectRequestLayer;
     use crate::single_attempt::SingleAttemptLayer;
@@ -292,10 +291,11 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::Full;
     use std::sync::Mutex;
+    use std::time::Duration;
     use tower::{ServiceExt, layer::layer_fn, service_fn};
     use tower_gemini_core::verdict::Charge;
 
-    /// Records what happens to it; lets attempts pass a millisecond later, or not at all.
+    /// Records what happens to it; lets attempts pass ten milliseconds later, or not at all.
     #[derive(Debug)]
     struct Journal {
         passes: bool,
@@ -305,7 +305,7 @@ mod tests {
     impl SendGate for Journal {
         fn pass<'a>(&'a self, _: &'a Call) -> Pass<'a> {
             Box::pin(async {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
                 self.log.lock().unwrap().push("passed".into());
                 match self.passes {
                     true => Ok(()),
@@ -321,7 +321,13 @@ mod tests {
         }
     }
 
-    async fn log_of(passes: bool) -> (Vec<String>, Result<(), Error>) {
+    /// A call that is dropped after this many milliseconds, where it has not ended.
+    async fn log_of(
+        passes: bool,
+        within_ms: u64,
+    ) -> (Vec<String>, CallState, Option<Result<(), Error>>) {
+        let state = Arc::<Mutex<Option<CallState>>>::default();
+        let of_call = state.clone();
         let log = Arc::<Mutex<Vec<String>>>::default();
         let sent = log.clone();
         let client = service_fn(move |_: Request<WireBody>| {
@@ -332,43 +338,44 @@ mod tests {
         });
         let gate = Arc::new(Journal { passes, log: log.clone() });
         let gated = layer_fn(move |inner| {
-            let gate = gate.clone();
+            let (gate, of_call) = (gate.clone(), of_call.clone());
             tower::util::MapRequest::new(inner, move |request: Request<crate::CallBody>| {
-                request.body().state().add_gate(gate.clone());
+                let state = request.body().state();
+                state.add_gate(gate.clone());
+                *of_call.lock().unwrap() = Some(state.clone());
                 request
             })
         });
         let classify = ClassifyGeminiErrorLayer::new();
         let layers = (CollectRequestLayer::new(), gated, SingleAttemptLayer::new(), classify);
-        let outcome = compose(layers, client).oneshot(Request::new(Full::<Bytes>::default())).await;
-        let outcome = outcome.map(drop);
+        let call = compose(layers, client).oneshot(Request::new(Full::<Bytes>::default()));
+        let outcome = tokio::time::timeout(Duration::from_millis(within_ms), call).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
         let log = log.lock().unwrap().clone();
-        (log, outcome)
+        let state = state.lock().unwrap().take().unwrap();
+        (log, state, outcome.ok().map(|outcome| outcome.map(drop)))
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_passes_its_gates_before_its_first_byte_and_settles_them_once() {
-        let (log, outcome) = log_of(true).await;
+        let (log, _, outcome) = log_of(true, 20).await;
         assert_eq!(log.len(), 3, "{log:?}");
         assert_eq!(log[..2], ["passed", "sent"]);
         assert!(log[2].starts_with("settled"), "{log:?}");
-        assert!(outcome.is_ok());
+        assert!(outcome.is_some_and(|outcome| outcome.is_ok()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_a_gate_refuses_is_not_sent_and_free() {
-        let (log, outcome) = log_of(false).await;
+        let (log, _, outcome) = log_of(false, 20).await;
         assert_eq!(log, ["passed"]);
-        assert_eq!(outcome.unwrap_err().charge(), Charge::None);
+        assert_eq!(outcome.unwrap().unwrap_err().charge(), Charge::None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_is_dropped_at_its_gate_was_not_sent() {
-        let state = CallState::new(CallOptions::new());
-        assert_eq!(state.worst_charge(), Charge::None);
-        let attempt = state.new_attempt();
-        attempt.add_gate(Arc::new(Journal { passes: true, log: Arc::default() }));
-        assert!(!attempt.was_sent());
-        assert_eq!(attempt.cut_off(), Verdict::not_sent());
+        let (log, state, outcome) = log_of(true, 5).await;
+        assert!(outcome.is_none() && log.is_empty(), "{log:?}");
+        assert_eq!((state.worst_charge(), state.trail().attempts().len()), (Charge::None, 0));
     }
 }

@@ -27,7 +27,7 @@ use super::registry::Registry;
 use super::room::Room;
 use super::shares::Caller;
 use super::stored::{CallId, StoredResponse};
-use crate::ready::take_ready;
+use crate::ready::{take_ready, until_ready};
 use crate::refusal::Refusal;
 use crate::store::{JournalChange, StoreError};
 
@@ -161,10 +161,41 @@ impl<S: StorableService> Service<Request<CallBody>> for KeepPaid<S> {
         match key.filter(|_| Handle::try_current().is_ok()) {
             Some(key) => {
                 let key = Fingerprint::of_key(&request, key.as_bytes());
-                Box::pin(asked.respond_keyed(key, inner, request))
+                Box::pin(asked.respond_keyed(key, Below::new(inner), request))
             }
-            None => Box::pin(asked.respond(inner, request)),
+            None => Box::pin(asked.respond(Below::new(inner), request)),
         }
+    }
+}
+
+/// The service below: ready, until its place is given to others.
+struct Below<S> {
+    inner: S,
+    is_ready: bool,
+}
+
+impl<S: StorableService> Below<S> {
+    fn new(inner: S) -> Self {
+        Self { inner, is_ready: true }
+    }
+
+    /// Whoever waits for the response of another call sends nothing meanwhile, and perhaps never: a
+    /// place in the service below is not held while others could use it.
+    fn give_place(&mut self) {
+        if std::mem::take(&mut self.is_ready) {
+            self.inner = self.inner.clone();
+        }
+    }
+
+    async fn call(
+        mut self,
+        request: Request<CallBody>,
+    ) -> Result<Response<S::ResponseBody>, Error> {
+        if !self.is_ready {
+            let state = request.body().state().clone();
+            until_ready(&mut self.inner, &state).await?;
+        }
+        self.inner.call(request).await
     }
 }
 
@@ -182,7 +213,7 @@ impl Asked {
     /// Replays what is stored for this request, or sends it.
     async fn respond<S: StorableService>(
         self,
-        mut inner: S,
+        mut below: Below<S>,
         request: Request<CallBody>,
     ) -> Result<Stored<S>, Error> {
         let settings = &self.registry.settings;
@@ -198,8 +229,14 @@ impl Asked {
                         return Ok(replay);
                     }
                 }
-                Found::Detached(changed) => self.wait(changed, None).await?,
-                Found::Foreground(changed) => self.wait(changed, Some(grace)).await?,
+                Found::Detached(changed) => {
+                    below.give_place();
+                    self.wait(changed, None).await?;
+                }
+                Found::Foreground(changed) => {
+                    below.give_place();
+                    self.wait(changed, Some(grace)).await?;
+                }
                 Found::TooMany => return Ok(too_many(&self.state)),
                 // A client that disconnects meanwhile leaves it in its file.
                 Found::Elsewhere(id, copy) => {
@@ -232,6 +269,7 @@ impl Asked {
                     Some((detached, heard))
                         if detached || Instant::now() < grace || heard > asked.elapsed() =>
                     {
+                        below.give_place();
                         self.wait_elsewhere().await?;
                     }
                     _ => break,
@@ -245,7 +283,7 @@ impl Asked {
         self.gate(id, None, &request);
         let tier = request.body().call().tier;
         let call = InFlight::new(self.registry.clone(), id, state, tier, self.marks_resends, None);
-        ForegroundCall::new(inner.call(request), call).await
+        ForegroundCall::new(below.call(request), call).await
     }
 
     /// Lets each attempt of the call be recorded before it is sent, where there is a journal.
@@ -395,11 +433,12 @@ impl Asked {
     async fn respond_keyed<S: StorableService>(
         self,
         key: Fingerprint,
-        mut inner: S,
+        mut below: Below<S>,
         request: Request<CallBody>,
     ) -> Result<Stored<S>, Error> {
         let response = loop {
             if self.claim(key, false).await?.is_some() {
+                below.give_place();
                 self.wait_elsewhere().await?;
                 continue;
             }
@@ -421,7 +460,7 @@ impl Asked {
                         }
                     }
                     let room = Room::of(&self.state, None);
-                    call.complete_keyed(read_response(inner.call(request), room), reply);
+                    call.complete_keyed(read_response(below.call(request), room), reply);
                     // The task ends without a result where its runtime does.
                     let lost = |_| Err(Error::truncated(Verdict::interrupted()));
                     let response = tokio::select! {
@@ -432,10 +471,13 @@ impl Asked {
                     drop(client);
                     return Ok(self.with_head(&response, ResponseBody::whole(&response)));
                 }
-                Keyed::InFlight(client) => match self.join(client).await? {
-                    Some(response) => response,
-                    None => continue,
-                },
+                Keyed::InFlight(client) => {
+                    below.give_place();
+                    match self.join(client).await? {
+                        Some(response) => response,
+                        None => continue,
+                    }
+                }
                 Keyed::Response(response) => response,
                 Keyed::Elsewhere(copy) => match self.registry.read(copy).await {
                     Ok(response) => response,
