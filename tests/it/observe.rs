@@ -35,7 +35,7 @@ use tower_gemini::{GeminiStack, ModelFallbackLayer};
 use tower_gemini_gateway::stats::{Health, HealthTargets, Stats};
 use tower_gemini_sim::{Delivered, Fault, Shape, Sim};
 
-use crate::harness::{Scenario, TAG, Wire, cases, faults, in_paused_time, run_on};
+use crate::harness::{Ask, Scenario, TAG, Wire, cases, faults, in_paused_time, run_on};
 
 // -- what the facades receive
 
@@ -875,8 +875,10 @@ fn a_charge_of_a_call_is_the_worst_of_its_attempts() {
 
 #[test]
 fn errors_and_responses_pass_observe_unchanged() {
-    for fault in Fault::all() {
-        let scenario = Scenario::new([fault.clone()]);
+    let mut broken_bodies = 0;
+    let asks = |fault| [Ask::Whole, Ask::Sse].map(|ask| (fault, ask));
+    for (fault, ask) in Fault::all().iter().flat_map(asks) {
+        let scenario = Scenario { ask, ..Scenario::new([fault.clone()]) };
         let run = |is_observed: bool| {
             in_paused_time(async {
                 let sim = scenario.sim();
@@ -894,6 +896,9 @@ fn errors_and_responses_pass_observe_unchanged() {
                 }
             })
         };
-        assert_eq!(run(true), run(false), "{fault:?}");
+        let observed = run(true);
+        assert_eq!(observed, run(false), "{fault:?} {ask:?}");
+        broken_bodies += usize::from(observed.is_ok_and(|(_, _, broken)| broken.is_some()));
     }
+    assert!(broken_bodies > 0, "no body broke off");
 }

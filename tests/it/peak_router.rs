@@ -17,6 +17,7 @@ use tower_gemini::error::TimeLimit;
 use tower_gemini::jittered_retry::RetryPolicy;
 use tower_gemini::model_fallback::{Chain, FallbackPolicy, Reaction};
 use tower_gemini::peak_hour_router::presets;
+use tower_gemini::stage::WireClient;
 use tower_gemini::target::Target;
 use tower_gemini::trail::{PreferReason, Step, Trail, WaitReason};
 use tower_gemini::verdict::Outcome;
@@ -57,16 +58,7 @@ const OVERLOADED: &str =
     r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#;
 
 /// A client that responds with these statuses, the last first, and then with images.
-fn client(
-    statuses: &[u16],
-) -> (
-    impl Service<Request<WireBody>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
-    + Clone
-    + Send
-    + 'static
-    + use<>,
-    Seen,
-) {
+fn client(statuses: &[u16]) -> (impl WireClient + use<>, Seen) {
     let seen = Seen::default();
     let (log, statuses) = (seen.clone(), Arc::new(Mutex::new(statuses.to_vec())));
     let client = service_fn(move |request: Request<WireBody>| {
@@ -75,25 +67,16 @@ fn client(
         log.lock().unwrap().push(model.to_owned());
         let status = statuses.lock().unwrap().pop().unwrap_or(200);
         let body = if status == 200 { IMAGE } else { OVERLOADED };
-        ready(Ok(Response::builder().status(status).body(Full::from(body)).unwrap()))
+        let body = Full::<Bytes>::from(body);
+        ready(Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()))
     });
     (client, seen)
 }
 
-fn stack<S>(
+fn stack<S: WireClient>(
     router: &PeakHourRouterLayer,
     client: S,
-) -> impl Service<Request<Full<Bytes>>, Response: Send, Error = Error> + Clone + use<S>
-where
-    S: Service<
-            Request<WireBody>,
-            Response = Response<Full<Bytes>>,
-            Error = Infallible,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static,
-{
+) -> impl Service<Request<Full<Bytes>>, Response: Send, Error = Error> + Clone + use<S> {
     let retry = JitteredRetryLayer::new(RetryPolicy::recommended());
     // The least that reads the preference: a chain that never falls back.
     let policy = FallbackPolicy::recommended().on(Outcome::Overloaded, Reaction::Stop);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{Method, Request, Response};
 use http_body_util::Full;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_gemini::body::{CallBody, WireBody};
@@ -33,6 +33,7 @@ use tower_gemini::{
 };
 
 use crate::harness::{Scenario, in_paused_time};
+use crate::spending_caps;
 
 /// Panics when it is called without having been asked whether it is ready, and each clone starts
 /// unready. Answers the same statuses in order, each after a second; an interaction that it starts
@@ -139,17 +140,13 @@ fn router() -> PeakHourRouterLayer {
     PeakHourRouterLayer::new(presets::TEN_TO_FOURTEEN_UTC.schedule()).clock(clock)
 }
 
-/// Room for one attempt at a time: each may run ten minutes, and runs a second.
-fn spending() -> SpendingLayer {
-    SpendingLayer::new().total(Caps::none().wall_time(Duration::from_secs(15 * 60)))
-}
-
 fn retry() -> JitteredRetryLayer {
     JitteredRetryLayer::new(RetryPolicy::uniform(4, Backoff::constant(Duration::from_secs(1))))
 }
 
 #[test]
 fn no_layer_calls_an_unready_service() {
+    let worst_case = spending_caps::attempt(&Scenario::new([]));
     in_paused_time(async {
         let collect = CollectRequestLayer::new();
         let classify = ClassifyGeminiErrorLayer::new();
@@ -164,8 +161,8 @@ fn no_layer_calls_an_unready_service() {
         twice(compose((collect, retry(), classify.clone()), probe)).await;
         // after it has waited for the end of an outage,
         let outages = Some(OutagePolicy::recommended().after_failures(2));
-        let policy = RetryPolicy::recommended().outages(outages);
-        let probe = Probe::new(&[503, 503, 503, 503, 200]);
+        let policy = RetryPolicy::recommended().attempts(1).outages(outages);
+        let probe = Probe::new(&[503, 503, 503, 200]);
         let waits = JitteredRetryLayer::new(policy).seed(1);
         twice(compose((collect, waits, classify.clone()), probe)).await;
         // and where it goes on with a call that its client sends again.
@@ -184,9 +181,18 @@ fn no_layer_calls_an_unready_service() {
         // The first calls wait for the end of the peak.
         let probe = Probe::new(&[200]);
         twice(compose((collect, router(), single, classify.clone()), probe)).await;
-        // One attempt waits for what the other has reserved.
+        let spending = SpendingLayer::new();
         let probe = Probe::new(&[200]);
-        twice(compose((collect, single, spending(), classify.clone()), probe)).await;
+        twice(compose((collect, single, spending, classify.clone()), probe)).await;
+        // There is money for one attempt: the other waits until that has failed for free.
+        let caps = Caps::none().at_most_microusd(worst_case);
+        let layers = (collect, single, SpendingLayer::new().total(caps), classify.clone());
+        let service = compose(layers, Probe::new(&[503]));
+        let began = Instant::now();
+        let send = || async { service.clone().oneshot(request(None)).await.unwrap().status() };
+        let (first, second) = tokio::join!(send(), send());
+        assert_eq!((first.as_u16(), second.as_u16()), (503, 503));
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
         let signatures = ThoughtSignaturesLayer::new();
         let probe = Probe::new(&[200]);
         twice(compose((collect, signatures, single, classify.clone()), probe)).await;
@@ -280,7 +286,7 @@ fn every_layer_waits_for_a_place_in_the_client_and_gives_it_back() {
             )*};
         }
         on_attempts![
-            spending(),
+            SpendingLayer::new(),
             QuotaGuardLayer::new(Limits::unlimited().rpm(9)),
             AttemptTimeoutLayer::new()
         ];

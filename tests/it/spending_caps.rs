@@ -55,7 +55,7 @@ fn call_of(scenario: &Scenario) -> Call {
 }
 
 /// The most that one attempt at a scenario's call can come to.
-fn attempt(scenario: &Scenario) -> u64 {
+pub(crate) fn attempt(scenario: &Scenario) -> u64 {
     Plan::new(&call_of(scenario)).worst_case(Catalog::builtin()).at_most_microusd
 }
 

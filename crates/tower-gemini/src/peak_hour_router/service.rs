@@ -51,8 +51,8 @@ impl<S: CallService> Service<Request<CallBody>> for PeakHourRouter<S> {
         state.pass(Place::PeakHourRouter);
         let waits = settings.wait(patience(state, settings.reserve)).is_some();
         // The wait may be hours: it is spent with a clone that was not made ready and so holds
-        // nothing, and that is asked anew afterwards. What was made ready is dropped: a service that
-        // is kept for its next call would keep a place, and this call might wait for that.
+        // nothing, and that is asked anew afterwards. What was made ready is dropped: a service
+        // that is kept for its next call would keep a place, and this call might wait for that.
         let ready = take_ready(&mut self.inner);
         let inner = if waits { ready.clone() } else { ready };
         OptionalFuture::on(Box::pin(route(inner, settings.clone(), request, waits)))
