@@ -530,12 +530,6 @@ impl Attempt {
         self.state.shared().attempts.get_mut(self.index).map(f)
     }
 
-    /// Lets this attempt pass a further gate.
-    #[cfg(test)]
-    pub(crate) fn add_gate(&self, gate: Arc<dyn SendGate>) {
-        self.with(|slot| slot.gates.push(gate));
-    }
-
     /// The gates that must be passed before the first byte. Usually none: asking allocates nothing
     /// then.
     pub(crate) fn gates(&self) -> Vec<Arc<dyn SendGate>> {
