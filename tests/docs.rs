@@ -13,6 +13,7 @@ macro_rules! pages {
 
 pages! {
     choosing_a_chain "choosing-a-chain.md",
+    contracts_of_layers "contracts.md",
     guide "guide.md",
     jobs "jobs.md",
     moving_from_other_tools "moving-from-other-tools.md",
