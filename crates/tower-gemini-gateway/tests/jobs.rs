@@ -348,6 +348,15 @@ async fn the_examples_draw_product_shots_in_four_sizes_and_an_edit_chain() {
     assert_eq!(number(&job["counts"]["done"]), 4, "{job}");
     // What an item drew is in the request of the item that waits for it.
     assert_eq!(sim.totals().charged, 12 + 4);
+
+    text(&dir.0, &["delete", "product-shots"]).await;
+    write_items(&dir.0, 1);
+    text(&dir.0, &["submit", "apples.jsonl"]).await;
+    let refused = output(&dir.0, &["delete", "apples"]).await;
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && errors.contains("has not ended"), "{errors}");
+    let left = text(&dir.0, &["list"]).await;
+    assert!(!left.contains("product-shots") && left.contains("edit-chain"), "{left}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

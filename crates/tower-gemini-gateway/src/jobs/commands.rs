@@ -291,11 +291,11 @@ pub(crate) async fn run(
         }
         JobsCommand::Delete { job } => {
             let job = find(&store, &OneJob { job: Some(job.clone()) }).await?;
-            let text = match delete_job(&store, &job.id, &places.dir).await? {
-                true => format!("job {} and its images are removed\n", job.id),
-                false => format!("job {} has not ended; cancel it first\n", job.id),
-            };
-            Ok(output.write_all(text.as_bytes())?)
+            if !delete_job(&store, &job.id, &places.dir).await? {
+                let what = format!("job {} has not ended; cancel it first", job.id);
+                return Err(JobsError::new(what));
+            }
+            Ok(writeln!(output, "job {} and its images are removed", job.id)?)
         }
         JobsCommand::Export { job, format } => export(&store, job, *format, output).await,
         other => change(&store, other, output).await,
