@@ -134,6 +134,18 @@ proptest! {
     }
 }
 
+// A refusal was reported to cost an image's price where its stream was dropped.
+#[test]
+fn a_stream_that_is_given_up_may_have_held_no_image() {
+    for seconds in 1..60 {
+        let asked = ("gemini-3-pro-image", "streamGenerateContent?alt=sse", "", "");
+        let patience = Duration::from_secs(seconds);
+        let (trail, _, _, record) = sent(asked, Fault::NoImage, patience);
+        let bill = record.cost_microusd;
+        assert!(trail.cost().contains(bill), "{bill} after {seconds} s: {trail}");
+    }
+}
+
 /// Flex and priority were reported as "from half to all" and "from once to twice" the price.
 #[test]
 fn a_tier_that_the_response_names_makes_the_interval_narrow() {

@@ -27,7 +27,7 @@ use std::ops::Add;
 
 use serde::Serialize;
 
-use crate::call::{Call, Dialect, ImageSize, ServiceTier, Verb};
+use crate::call::{Call, Dialect, Framing, ImageSize, ServiceTier, Verb};
 use crate::catalog::{Catalog, Model, Platform, Price, Thinking};
 use crate::scan::Usage;
 pub use crate::served::ServedBy;
@@ -426,7 +426,10 @@ impl<'a> Bill<'a> {
             usage.filter(|usage| usage.total > 0 || usage.candidates > 0 || usage.prompt > 0),
         ) {
             (Outcome::Image, Some(usage)) if charged => self.counted_image(usage),
-            (Outcome::Image, None) if charged => self.uncounted_image(),
+            // A stream is priced before it has all come, and may turn out to hold no image.
+            (Outcome::Image, None) if charged && self.call.framing == Framing::Whole => {
+                self.uncounted_image()
+            }
             // A count met before the break is of what was made by then.
             (Outcome::Interrupted | Outcome::StreamError | Outcome::Other, Some(usage)) => {
                 let (counted, uncounted) = (self.counted_tokens(usage), self.uncounted_image());
