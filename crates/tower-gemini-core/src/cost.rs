@@ -27,7 +27,7 @@ use std::ops::Add;
 
 use serde::Serialize;
 
-use crate::call::{Call, Dialect, Framing, ImageSize, ServiceTier, Verb};
+use crate::call::{Call, Dialect, ImageSize, ServiceTier, Verb};
 use crate::catalog::{Catalog, Model, Platform, Price, Thinking};
 use crate::scan::Usage;
 pub use crate::served::ServedBy;
@@ -426,10 +426,7 @@ impl<'a> Bill<'a> {
             usage.filter(|usage| usage.total > 0 || usage.candidates > 0 || usage.prompt > 0),
         ) {
             (Outcome::Image, Some(usage)) if charged => self.counted_image(usage),
-            // A stream is priced before it has all come, and may turn out to hold no image.
-            (Outcome::Image, None) if charged && self.call.framing == Framing::Whole => {
-                self.uncounted_image()
-            }
+            (Outcome::Image, None) if charged && verdict.has_image() => self.uncounted_image(),
             // A count met before the break is of what was made by then.
             (Outcome::Interrupted | Outcome::StreamError | Outcome::Other, Some(usage)) => {
                 let (counted, uncounted) = (self.counted_tokens(usage), self.uncounted_image());
@@ -654,6 +651,15 @@ mod tests {
         );
         let cost = cost(&call, &Verdict::delivering(), Some(&usage(0, 3 * 1120, 0, 0)));
         assert_eq!(cost, Cost { at_least_microusd: 134_000, at_most_microusd: Some(3 * 134_400) });
+    }
+
+    #[test]
+    fn an_image_that_is_only_expected_may_cost_nothing_and_one_that_came_costs_its_price() {
+        let call = call("gemini-3-pro-image", "{}");
+        let came = cost(&call, &Verdict::delivering(), None);
+        let expected = cost(&call, &Verdict::delivering_stream(), None);
+        assert_eq!(came.at_least_microusd, 134_000);
+        assert_eq!(expected, Cost { at_least_microusd: 0, ..came });
     }
 
     #[test]

@@ -302,6 +302,8 @@ pub struct Verdict {
     wait: Option<WaitHint>,
     elsewhere: Option<bool>,
     transient: Option<bool>,
+    /// Nothing of what it expects has been seen yet.
+    is_expected: bool,
     detail: Option<Box<Detail>>,
 }
 
@@ -351,6 +353,7 @@ impl Verdict {
             wait: None,
             elsewhere: None,
             transient: None,
+            is_expected: false,
             detail: None,
         }
     }
@@ -458,6 +461,18 @@ impl Verdict {
     #[must_use]
     pub fn delivering() -> Self {
         Self::new(Outcome::Image)
+    }
+
+    /// The same of a stream, whose first events are small: an image is expected and counts as paid
+    /// for, and the stream may turn out to hold none.
+    #[must_use]
+    pub fn delivering_stream() -> Self {
+        Self { is_expected: true, ..Self::delivering() }
+    }
+
+    /// Whether an image was seen, or is surely on its way.
+    pub(crate) fn has_image(&self) -> bool {
+        self.outcome == Outcome::Image && !self.is_expected
     }
 
     /// The head says success to a call that asks for no image, and more follows than was peeked.

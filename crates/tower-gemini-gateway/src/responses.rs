@@ -143,6 +143,12 @@ pub(crate) fn json_response(status: StatusCode, body: impl Into<Body>) -> Respon
     (status, page("application/json; charset=UTF-8", body)).into_response()
 }
 
+/// A response without a body.
+#[cfg(feature = "jobs")]
+pub(crate) fn no_content() -> Response<Body> {
+    StatusCode::NO_CONTENT.into_response()
+}
+
 /// A response that no cache keeps.
 pub(crate) fn page(content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
     let headers = [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")];

@@ -194,18 +194,19 @@ fn post(path: &str, body: &str) -> String {
     )
 }
 
+/// A simulator whose batches begin at once and run so long.
+fn with_short_batches(running_ms: u64) -> tower_gemini_sim::Builder {
+    let mut batches = tower_gemini_sim::Batches::default();
+    (batches.pending, batches.running) = (Duration::ZERO, Duration::from_millis(running_ms));
+    Sim::builder().latency(Latency::none()).tiny_images(true).batches(batches)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signed_webhook_of_a_batch_is_taken_and_any_other_is_refused_and_audited() {
     let dir = Scratch::new("jobs-webhook");
-    let batches = {
-        let mut batches = tower_gemini_sim::Batches::default();
-        (batches.pending, batches.running) = (Duration::ZERO, Duration::from_millis(300));
-        batches
-    };
     let now =
         Duration::try_from(jiff::Timestamp::now().duration_since(jiff::Timestamp::UNIX_EPOCH));
-    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(batches);
-    let sim = sim.epoch(now.unwrap()).build();
+    let sim = with_short_batches(300).epoch(now.unwrap()).build();
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let hook = json!({
@@ -258,7 +259,9 @@ async fn opening_a_store_waits_for_no_worker() {
     let locks = "SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock' AND \
                  relation = 'items'::regclass";
     until(async || postgres.run(locks) == "1").await;
-    JobStore::open(&postgres.url()).await.unwrap();
+    let url = postgres.url();
+    let opened = tokio::time::timeout(Duration::from_secs(30), JobStore::open(&url)).await;
+    opened.expect("it waits for the writer").unwrap();
     assert!(!writer.is_finished());
     let _ = postgres.run(
         "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE \
@@ -362,12 +365,7 @@ async fn the_examples_draw_product_shots_in_four_sizes_and_an_edit_chain() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_nightly_run_of_the_examples_takes_half_price_lanes() {
     let dir = Scratch::new("jobs-nightly");
-    let batches = {
-        let mut batches = tower_gemini_sim::Batches::default();
-        (batches.pending, batches.running) = (Duration::ZERO, Duration::from_millis(100));
-        batches
-    };
-    let sim = Sim::builder().latency(Latency::none()).tiny_images(true).batches(batches).build();
+    let sim = with_short_batches(100).build();
     let upstream = serve(sim.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     configure(&dir, &upstream.url());
     examples(&dir);

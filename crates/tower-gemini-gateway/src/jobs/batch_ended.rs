@@ -12,7 +12,7 @@ use super::Jobs;
 use crate::door::entry::{self, Visit};
 use crate::handler::collect;
 use crate::limits::BoundedBody;
-use crate::responses::{ErrorFormat, Rejection};
+use crate::responses::{self, ErrorFormat, Rejection};
 use crate::snapshot::Snapshot;
 use crate::wire::now_unix;
 
@@ -31,11 +31,7 @@ pub(super) async fn handle(
     let (parts, body) = request.into_parts();
     let visit = Visit::new(gateway.door().clone(), &parts, PATH);
     let response = match take(gateway, jobs, &parts, body).await {
-        Ok(()) => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            response
-        }
+        Ok(()) => responses::no_content(),
         Err(rejection) => rejection.into_response(ErrorFormat::Gemini),
     };
     entry::leave_page(&visit, response)

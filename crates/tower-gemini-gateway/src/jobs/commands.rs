@@ -71,7 +71,7 @@ pub(crate) enum JobsCommand {
     Cancel(OneJob),
     /// Remove a job that has ended, with its images
     Delete {
-        /// Its id, the beginning of it, or its name
+        /// Its id, the beginning of it, or its name: of several, the newest
         #[arg(value_name = "JOB")]
         job: String,
     },

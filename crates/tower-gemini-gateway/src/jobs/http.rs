@@ -258,9 +258,7 @@ impl Asked<'_> {
             let message = "The job has not ended. Cancel it first, and wait for what is in flight.";
             return Err(Rejection::new(StatusCode::CONFLICT, "FAILED_PRECONDITION", message));
         }
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        Ok(response)
+        Ok(responses::no_content())
     }
 
     async fn submit(&self, body: Bytes) -> Result<Response<Body>, Rejection> {

@@ -75,54 +75,67 @@ impl JobStore {
         limits: BatchLimits,
         bytes_of: impl Fn(&StoredItem) -> u64,
     ) -> Result<Option<StoredBatch>, StoreError> {
-        let mut begun = self.begin().await?;
         let open = sqlx::query("SELECT COUNT(*) AS n FROM batches WHERE state <> 'closed'")
-            .fetch_one(&mut *begun)
+            .fetch_one(&self.pool)
             .await?;
         if open.try_get::<i64, _>("n")? >= limits.open {
             return Ok(None);
         }
-        let lock = if self.is_postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
-        let text = format!(
-            "SELECT * FROM jobs WHERE state = 'active' AND EXISTS (SELECT 1 FROM items \
+        let jobs = sqlx::query(
+            "SELECT id FROM jobs WHERE state = 'active' AND EXISTS (SELECT 1 FROM items \
              WHERE items.job = jobs.id AND items.state = 'waiting' AND items.lane = 'batch' \
-             AND items.not_before_ms <= $1 AND items.deadline_ms > $1) \
-             ORDER BY claimed_ms, id {lock}"
-        );
-        let jobs =
-            sqlx::query(sqlx::AssertSqlSafe(text)).bind(ask.now_ms).fetch_all(&mut *begun).await?;
+             AND items.missing = 0 AND items.not_before_ms <= $1 AND items.deadline_ms > $1) \
+             ORDER BY claimed_ms, id",
+        )
+        .bind(ask.now_ms)
+        .fetch_all(&self.pool)
+        .await?;
         for job in jobs {
-            let id: &str = job.try_get("id")?;
-            let Some(room) = Room::for_batches(&job)? else { continue };
-            let rows = sqlx::query(
-                "SELECT * FROM items WHERE job = $1 AND state = 'waiting' AND lane = 'batch' \
-                 AND missing = 0 AND not_before_ms <= $2 AND deadline_ms > $2 \
-                 ORDER BY not_before_ms, number LIMIT $3",
-            )
-            .bind(id)
-            .bind(ask.now_ms)
-            .bind(i64::try_from(limits.items).unwrap_or(i64::MAX))
-            .fetch_all(&mut *begun)
-            .await?;
-            let waiting = rows.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
-            let chosen = choose(waiting, &room, limits, &bytes_of);
-            let Some(first) = chosen.first() else { continue };
-            let batch = StoredBatch {
-                id: crate::random_name()?,
-                job: id.to_owned(),
-                model: first.model.clone(),
-                step: BatchStep::Forming,
-                name: None,
-                created_ms: ask.now_ms,
-                is_cancelled: false,
-                options: from_json(job.try_get("options")?)?,
-                job_state: JobState::Active,
-            };
-            insert(&mut begun, &batch, &chosen, ask).await?;
-            begun.commit().await?;
-            return Ok(Some(batch));
+            let formed = self.form_batch_of(job.try_get("id")?, ask, limits, &bytes_of).await?;
+            if formed.is_some() {
+                return Ok(formed);
+            }
         }
         Ok(None)
+    }
+
+    async fn form_batch_of(
+        &self,
+        id: &str,
+        ask: &Ask<'_>,
+        limits: BatchLimits,
+        bytes_of: impl Fn(&StoredItem) -> u64,
+    ) -> Result<Option<StoredBatch>, StoreError> {
+        let mut begun = self.begin().await?;
+        let Some(job) = self.lock_active(&mut begun, id).await? else { return Ok(None) };
+        let Some(room) = Room::for_batches(&job)? else { return Ok(None) };
+        let rows = sqlx::query(
+            "SELECT * FROM items WHERE job = $1 AND state = 'waiting' AND lane = 'batch' \
+             AND missing = 0 AND not_before_ms <= $2 AND deadline_ms > $2 \
+             ORDER BY not_before_ms, number LIMIT $3",
+        )
+        .bind(id)
+        .bind(ask.now_ms)
+        .bind(i64::try_from(limits.items).unwrap_or(i64::MAX))
+        .fetch_all(&mut *begun)
+        .await?;
+        let waiting = rows.iter().map(item_of).collect::<Result<Vec<_>, _>>()?;
+        let chosen = choose(waiting, &room, limits, bytes_of);
+        let Some(first) = chosen.first() else { return Ok(None) };
+        let batch = StoredBatch {
+            id: crate::random_name()?,
+            job: id.to_owned(),
+            model: first.model.clone(),
+            step: BatchStep::Forming,
+            name: None,
+            created_ms: ask.now_ms,
+            is_cancelled: false,
+            options: from_json(job.try_get("options")?)?,
+            job_state: JobState::Active,
+        };
+        insert(&mut begun, &batch, &chosen, ask).await?;
+        begun.commit().await?;
+        Ok(Some(batch))
     }
 
     /// A batch that is due, for this worker; it is due again after `again_ms` at the latest, and

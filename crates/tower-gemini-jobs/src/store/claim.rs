@@ -76,10 +76,7 @@ impl JobStore {
 
     async fn claim_of(&self, job: &str, ask: &Ask<'_>) -> Result<Option<Claimed>, StoreError> {
         let mut begun = self.begin().await?;
-        let Some(job) = self.lock_job(&mut begun, job).await? else { return Ok(None) };
-        if job.try_get::<&str, _>("state")? != "active" {
-            return Ok(None);
-        }
+        let Some(job) = self.lock_active(&mut begun, job).await? else { return Ok(None) };
         let Some(room) = Room::of(&job)? else { return Ok(None) };
         let lock = if self.is_postgres { "FOR UPDATE SKIP LOCKED" } else { "" };
         let text = format!(

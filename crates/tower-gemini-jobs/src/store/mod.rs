@@ -279,6 +279,16 @@ impl JobStore {
         Ok(query.fetch_optional(&mut **begun).await?)
     }
 
+    /// The same of a job that may be worked on; `None` of any other.
+    async fn lock_active(
+        &self,
+        begun: &mut Transaction<'static, Any>,
+        job: &str,
+    ) -> Result<Option<AnyRow>, StoreError> {
+        let Some(job) = self.lock_job(begun, job).await? else { return Ok(None) };
+        Ok((job.try_get::<&str, _>("state")? == JobState::Active.as_str()).then_some(job))
+    }
+
     /// The jobs of an owner, or all; the newest first.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::chunks::Chunks;
 use crate::headers::is_encoded;
-use tower_gemini_core::call::{Call, Dialect};
+use tower_gemini_core::call::{Call, Dialect, Framing};
 use tower_gemini_core::classify::{classify, classify_answer, limit_charge};
 use tower_gemini_core::cost::ServedBy;
 use tower_gemini_core::scan::{Answer, Scanner, Usage};
@@ -134,8 +134,11 @@ impl Peek {
             });
             // An image on its way, paid for; or a call that asks for none, whose answer is as
             // final.
-            let verdict =
-                if call.wants_image { Verdict::delivering() } else { Verdict::answering() };
+            let verdict = match (call.wants_image, call.framing) {
+                (true, Framing::Whole) => Verdict::delivering(),
+                (true, _) => Verdict::delivering_stream(),
+                (false, _) => Verdict::answering(),
+            };
             let verdict = limit_charge(&call, verdict);
             // An event of a stream names it; a whole response does so at its end.
             let served = served.named(scanner.model_version().unwrap_or_default());
