@@ -663,4 +663,88 @@ mod tests {
         let decision = RetryPolicy::recommended().next(&mut RetryState::new(), &situation);
         assert!(matches!(decision, Decision::Stop(Some(StopReason::WaitTooLong))), "{decision:?}");
     }
+
+    #[test]
+    fn a_policy_gives_a_call_what_it_was_given() {
+        let (policy, second) = (RetryPolicy::recommended(), Duration::from_secs(1));
+        assert_eq!(policy.call_deadline(), Some(900 * second));
+        assert_eq!(policy.outage_policy(), Some(OutagePolicy::recommended()));
+        assert_eq!(policy.default_allowance(), 0);
+        let policy = RetryPolicy::never();
+        assert_eq!((policy.call_deadline(), policy.outage_policy()), (None, None));
+        let policy = policy.deadline(second).maybe_charged_resends(3);
+        assert_eq!((policy.call_deadline(), policy.default_allowance()), (Some(second), 3));
+    }
+
+    #[test]
+    fn the_last_attempt_leaves_the_time_that_its_size_takes() {
+        let second = Duration::from_secs(1);
+        let started = tokio::time::Instant::now();
+        let after = |policy: &RetryPolicy, call: &Call, deadline: Option<u32>| {
+            policy.latest_send(call, deadline.map(|s| started + s * second), started) - started
+        };
+        let policy = RetryPolicy::recommended().shortest_attempt(ImageSize::K2, 7 * second);
+        let (mut image, mut text) = (call(), call());
+        text.wants_image = false;
+        assert_eq!(after(&policy, &text, Some(60)), 60 * second);
+        assert_eq!(after(&policy, &image, Some(60)), 57 * second, "1K where no size is named");
+        assert_eq!(after(&policy, &image, None), 897 * second, "the usual deadline");
+        for (size, shortest) in [(ImageSize::K1, 3), (ImageSize::K2, 7), (ImageSize::K4, 10)] {
+            image.size = Some(size);
+            assert_eq!(after(&policy, &image, Some(60)), (60 - shortest) * second, "{size:?}");
+        }
+        let policy = policy.elapsed(20 * second);
+        assert_eq!(after(&policy, &image, Some(60)), 20 * second);
+        assert_eq!(after(&policy, &image, Some(15)), 5 * second);
+    }
+
+    #[test]
+    fn an_overloaded_model_gets_no_more_attempts_than_the_policy_has_in_all_or_for_it() {
+        let overload = OutcomePolicy::new(3, Backoff::constant(Duration::ZERO));
+        let policy = RetryPolicy::uniform(5, Backoff::constant(Duration::ZERO))
+            .on(Outcome::Overloaded, overload);
+        let after = |overloads: u32, others: u32| {
+            policy.attempts_left(&RetryState {
+                attempts: overloads + others,
+                by_outcome: vec![(Outcome::Internal, others), (Outcome::Overloaded, overloads)],
+                ..RetryState::new()
+            })
+        };
+        assert_eq!(
+            [after(0, 0), after(1, 0), after(2, 2), after(0, 4), after(4, 0)],
+            [3, 2, 1, 1, 0]
+        );
+    }
+
+    #[test]
+    fn what_follows_depends_on_the_charge_before_anything_else() {
+        let waived = r#"{"candidates":[{"finishReason":"IMAGE_OTHER","finishMessage":"You will not be charged for this request."}]}"#;
+        let refused = r#"{"candidates":[{"finishReason":"IMAGE_SAFETY"}],"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":1120,"totalTokenCount":1129}}"#;
+        for (verdict, allowance, expected) in [
+            (Verdict::not_sent(), 0, None),
+            (Verdict::interrupted(), 0, Some(StopReason::MaybeCharged)),
+            (Verdict::interrupted(), 1, None),
+            (judged(200, refused), 9, Some(StopReason::Charged)),
+            (judged(200, waived), 0, None),
+            (judged(400, "{}"), 9, Some(StopReason::NotRetryable)),
+        ] {
+            #[allow(clippy::disallowed_methods, reason = "any instant will do")]
+            let now = Instant::now();
+            let situation = Situation {
+                call: &call(),
+                verdict: &verdict,
+                allowance,
+                now,
+                started: now,
+                deadline: None,
+                replayable: true,
+                random: 0.5,
+            };
+            let got = match RetryPolicy::recommended().next(&mut RetryState::new(), &situation) {
+                Decision::Resend { .. } => None,
+                Decision::Stop(why) => why,
+            };
+            assert_eq!(got, expected, "{verdict:?}, allowed {allowance}");
+        }
+    }
 }
