@@ -13,12 +13,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::path::Path;
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
 use divan::{AllocProfiler, Bencher};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Deserialize;
+use tower_gemini_benches::Row;
 use tower_gemini_core::call::Call;
 use tower_gemini_core::classify::classify;
 
@@ -261,10 +263,11 @@ const WAYS: [(&str, Read); 3] =
     [("ours", ours), ("serde, typed", serde_typed), ("serde_json::Value", serde_value)];
 
 /// Whole rounds, interleaved; the median of each.
-fn table() {
+fn table() -> Vec<Row> {
     const ROUNDS: usize = 101;
     const READS: u32 = 500;
     let (call, headers) = (call(), HeaderMap::new());
+    let mut rows = Vec::new();
     for body in BODIES {
         let mut times = WAYS.map(|_| Vec::with_capacity(ROUNDS));
         for _ in 0..ROUNDS {
@@ -284,7 +287,10 @@ fn table() {
         for ((name, _), median) in WAYS.iter().zip(medians) {
             println!("  {name:<20} {median:>8.0} {:>8.2}x", median / medians[1]);
         }
+        let what = format!("classify {body:?} beside typed serde");
+        rows.push(Row::at_most(&what, medians[0] / medians[1], 1.5));
     }
+    rows
 }
 
 fn bench(bencher: Bencher<'_, '_>, body: Body, read: Read) {
@@ -310,7 +316,9 @@ fn bench_value(bencher: Bencher<'_, '_>, body: Body) {
 fn main() {
     // `cargo test --benches` only asks whether it runs.
     if !std::env::args().any(|arg| arg == "--test") {
-        table();
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        tower_gemini_benches::write(target, "classify", &table())
+            .expect("the target directory takes a file");
     }
     divan::main();
 }

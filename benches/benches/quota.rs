@@ -4,9 +4,10 @@
 //! else.
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use divan::{Bencher, black_box};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -14,9 +15,17 @@ use tower_gemini::quota_guard::{
     Admission, Limits, Moment, QuotaAmounts, QuotaGuardLayer, QuotaHandle, QuotaKey,
 };
 use tower_gemini::store::{Exchange, QuotaStore};
+use tower_gemini_benches::Row;
 use tower_gemini_store::RedisStore;
 
 fn main() {
+    // `cargo test --benches` only asks whether it runs.
+    if !std::env::args().any(|arg| arg == "--test") {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let rows: Vec<Row> = over_redis::exchange_beside_ping().into_iter().collect();
+        tower_gemini_benches::write(target, "quota", &rows)
+            .expect("the target directory takes a file");
+    }
     divan::main();
 }
 
@@ -150,6 +159,38 @@ mod over_redis {
         }
     }
 
+    /// The median of an exchange beside that of a PING, by turns on one server.
+    #[expect(clippy::disallowed_methods, reason = "a round trip takes real time")]
+    pub(super) fn exchange_beside_ping() -> Option<Row> {
+        const ROUNDS: usize = 5_000;
+        let server = Server::start()?;
+        let client = redis::Client::open(server.url.as_str()).ok()?;
+        let store = RedisStore::open(&server.url).ok()?.restart_hold(Duration::ZERO);
+        let (mut pings, mut exchanges) = (Vec::new(), Vec::new());
+        runtime().block_on(async {
+            let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+            for _ in 0..ROUNDS {
+                let began = Instant::now();
+                redis::cmd("PING").query_async::<String>(&mut connection).await.ok()?;
+                pings.push(began.elapsed());
+                let began = Instant::now();
+                store.exchange(exchange()).await.ok()?;
+                exchanges.push(began.elapsed());
+            }
+            let median = |times: &mut Vec<Duration>| {
+                times.sort_unstable();
+                times[ROUNDS / 2].as_secs_f64()
+            };
+            let ratio = median(&mut exchanges) / median(&mut pings);
+            Some(Row::at_most("redis: one exchange of four limits beside a PING", ratio, 1.5))
+        })
+    }
+
+    fn exchange() -> Exchange {
+        let plenty = Limits::unlimited().rpm(1 << 50).tpm(1 << 50).ipm(1 << 50).rpd(1 << 50);
+        Exchange::new(QuotaKey::new("default", "m"), plenty, QuotaAmounts::for_call(100, 1), 1)
+    }
+
     #[divan::bench(sample_size = 200)]
     fn ping(bencher: Bencher<'_, '_>) {
         let Some(server) = Server::start() else { return };
@@ -172,9 +213,7 @@ mod over_redis {
         let runtime = runtime();
         let Ok(store) = RedisStore::open(&server.url) else { return };
         let store = store.restart_hold(Duration::ZERO);
-        let plenty = Limits::unlimited().rpm(1 << 50).tpm(1 << 50).ipm(1 << 50).rpd(1 << 50);
-        let exchange =
-            Exchange::new(QuotaKey::new("default", "m"), plenty, QuotaAmounts::for_call(100, 1), 1);
+        let exchange = exchange();
         bencher.bench_local(|| {
             let reply = runtime.block_on(store.exchange(exchange.clone()));
             black_box(reply.is_ok_and(|reply| reply.granted == 1))

@@ -2,8 +2,8 @@
 //! once, beside what people put around a client today.
 //!
 //! Run with `cargo bench -p tower-gemini-benches --bench stack`. Only ratios within one run mean
-//! anything. A table is printed before divan's: CPU time over the bare service, the median of
-//! interleaved rounds. divan's own tables count the allocations.
+//! anything: CPU time over the bare service, the median of interleaved rounds, and allocations over
+//! the bare service's.
 //!
 //! All stacks get the same request and are read to the end of the body. Only ours looks at the body
 //! on its way, so the cost of looking is a line of its own: `judging alone` is the scanner and the
@@ -11,9 +11,11 @@
 
 #![allow(clippy::print_stdout, reason = "the tables are what is run for")]
 
+use std::alloc::System;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::hint::black_box;
+use std::path::Path;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -21,12 +23,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cpu_time::ThreadTime;
-use divan::{AllocProfiler, Bencher};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Service, ServiceBuilder, ServiceExt};
-use tower_gemini::GeminiStack;
+use tower_gemini::PeakHourRouterLayer;
+use tower_gemini::model_fallback::Chain;
+use tower_gemini::peak_hour_router::presets::TEN_TO_FOURTEEN_UTC;
+use tower_gemini::quota_guard::Limits;
+use tower_gemini::spending::Caps;
+use tower_gemini::{
+    AnswerErrorsLayer, GeminiStack, KeepPaidLayer, ObserveLayer, QuotaGuardLayer,
+    ResolutionFallbackLayer, SpendingLayer, ThoughtSignaturesLayer,
+};
+use tower_gemini_benches::Row;
 use tower_gemini_core::call::{Call, Framing};
 use tower_gemini_core::classify::classify_answer;
 use tower_gemini_core::scan::Scanner;
@@ -34,7 +45,7 @@ use tower_http::trace::TraceLayer;
 use tower_resilience::{bulkhead, circuitbreaker, fallback, ratelimiter, retry, timelimiter};
 
 #[global_allocator]
-static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 type ApiRequest = Request<Full<Bytes>>;
 type ApiResponse = Response<Full<Bytes>>;
@@ -174,6 +185,23 @@ fn ours_images(answer: Answer) -> Run {
     Box::new(move |request: ApiRequest| answer_of(&mut stack, request).into_body().bytes.len())
 }
 
+/// Every layer on, and each with something to do on every call; limits are far away.
+fn ours_all(answer: Answer) -> Run {
+    let chain = Chain::new(["gemini-3-pro-image", "gemini-3.1-flash-image"]);
+    let mut stack = GeminiStack::new()
+        .answer_errors(AnswerErrorsLayer::new())
+        .observe(ObserveLayer::new())
+        .keep_paid(KeepPaidLayer::new())
+        .signatures(ThoughtSignaturesLayer::new())
+        .peak_hours(PeakHourRouterLayer::new(TEN_TO_FOURTEEN_UTC.schedule()))
+        .fallback_to(chain)
+        .resolution(ResolutionFallbackLayer::new())
+        .spending(SpendingLayer::new().per_day(Caps::none().at_most_usd(1e9)))
+        .quota(QuotaGuardLayer::new(Limits::unlimited().rpm(1 << 40).rpd(1 << 40)))
+        .raw(Api(answer.body()));
+    Box::new(move |request| send(&mut stack, request))
+}
+
 /// Retries a 503 once: what the usual policy looks at is the status.
 #[derive(Clone)]
 struct On503(u8);
@@ -259,9 +287,10 @@ fn judging_alone(answer: Answer) -> Run {
 
 type Named = (&'static str, fn(Answer) -> Run);
 
-const STACKS: [Named; 7] = [
+const STACKS: [Named; 8] = [
     ("bare service", bare),
     ("ours, raw", ours_raw),
+    ("ours, all layers", ours_all),
     ("ours, images", ours_images),
     ("judging alone", judging_alone),
     ("tower, five", tower_five),
@@ -269,18 +298,25 @@ const STACKS: [Named; 7] = [
     ("tower-resilience, six", resilience_six),
 ];
 
+/// What a call through a stack takes.
+struct Taken {
+    ns: f64,
+    allocations: f64,
+}
+
 /// Times of whole rounds, interleaved, so that a busy machine disturbs all alike; the median of
 /// each.
-fn table(answer: Answer) {
+fn measure(answer: Answer) -> Vec<(&'static str, Taken)> {
     let (rounds, calls) = if answer == Answer::Image { (11, 30) } else { (41, 1000) };
-    let mut stacks: Vec<(&str, Run, Vec<Duration>)> = STACKS
+    let mut stacks: Vec<(&str, Run, Vec<Duration>, usize)> = STACKS
         .iter()
         // A count has no image to take out.
         .filter(|(name, _)| answer != Answer::Count || *name != "ours, images")
-        .map(|(name, make)| (*name, make(answer), Vec::new()))
+        .map(|(name, make)| (*name, make(answer), Vec::new(), 0))
         .collect();
     for _ in 0..rounds {
-        for (_, run, times) in &mut stacks {
+        for (_, run, times, allocations) in &mut stacks {
+            let region = Region::new(ALLOCATOR);
             // Requests are made within the time, for the bare service too: made before it, a
             // thousand of them would be cold.
             let started = ThreadTime::now();
@@ -288,70 +324,71 @@ fn table(answer: Answer) {
                 black_box(run(answer.request()));
             }
             times.push(started.elapsed() / calls);
+            let change = region.change();
+            *allocations += change.allocations + change.reallocations;
         }
     }
-    let mut medians: Vec<(&str, Duration)> = Vec::new();
-    for (name, _, mut times) in stacks {
+    let median = |mut times: Vec<Duration>| {
         times.sort_unstable();
-        medians.push((name, times[times.len() / 2]));
-    }
-    let of = |name: &str| {
-        medians.iter().find(|(known, _)| *known == name).map_or(Duration::ZERO, |(_, time)| *time)
+        times[times.len() / 2].as_nanos() as f64
     };
-    let over = |time: Duration| time.as_nanos() as f64 - of("bare service").as_nanos() as f64;
+    let calls = f64::from(rounds * calls);
+    stacks
+        .into_iter()
+        .map(|(name, _, times, allocations)| {
+            (name, Taken { ns: median(times), allocations: allocations as f64 / calls })
+        })
+        .collect()
+}
+
+fn table(answer: Answer, rows: &mut Vec<Row>) {
+    let measured = measure(answer);
+    let of = |name: &str| {
+        let found = measured.iter().find(|(known, _)| *known == name);
+        &found.unwrap_or_else(|| unreachable!("{name} is measured")).1
+    };
+    let bare = of("bare service");
+    let over = |name: &str| of(name).ns - bare.ns;
     println!(
-        "\n{answer:?}: ns a request over the bare service ({} ns), and times tower's five, tower-resilience's six",
-        of("bare service").as_nanos()
+        "\n{answer:?}, over the bare service ({:.0} ns, {:.0} allocations): ns, times tower's five, times tower-resilience's six, allocations",
+        bare.ns, bare.allocations
     );
-    for (name, time) in &medians[1..] {
-        let over_bare = over(*time);
+    for (name, taken) in &measured[1..] {
         println!(
-            "  {name:<24} {over_bare:>10.0} {:>8.2}x {:>8.2}x",
-            over_bare / over(of("tower, five")),
-            over_bare / over(of("tower-resilience, six"))
+            "  {name:<24} {:>10.0} {:>8.2}x {:>8.2}x {:>8.1}",
+            over(name),
+            over(name) / over("tower, five"),
+            over(name) / over("tower-resilience, six"),
+            taken.allocations - bare.allocations,
         );
     }
-}
-
-fn bench(bencher: Bencher<'_, '_>, answer: Answer, make: fn(Answer) -> Run) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    let run = std::cell::RefCell::new(make(answer));
-    bencher
-        .with_inputs(|| answer.request())
-        .bench_local_values(|request| (run.borrow_mut())(request));
-}
-
-macro_rules! benches {
-    ($($name:ident),*) => { $(
-        #[divan::bench(args = ANSWERS, max_time = 0.5)]
-        fn $name(bencher: Bencher<'_, '_>, answer: Answer) {
-            bench(bencher, answer, super::$name);
-        }
-    )* };
-}
-
-#[divan::bench_group]
-mod stacks {
-    use super::{ANSWERS, Answer, Bencher, bench};
-    benches!(bare, judging_alone, ours_raw, resilience_four, resilience_six, tower_five);
-
-    #[divan::bench(args = [Answer::Pixel, Answer::Image], max_time = 0.5)]
-    fn ours_images(bencher: Bencher<'_, '_>, answer: Answer) {
-        bench(bencher, answer, super::ours_images);
+    if answer != Answer::Image {
+        let all = of("ours, all layers");
+        rows.extend([
+            Row::at_most(
+                &format!("all layers; {answer:?}: µs over the bare service"),
+                over("ours, all layers") / 1e3,
+                5.0,
+            ),
+            Row::at_most(
+                &format!("all layers; {answer:?}: allocations over the bare service's"),
+                all.allocations - bare.allocations,
+                6.0,
+            ),
+        ]);
     }
 }
 
 fn main() {
+    // `cargo test --benches` only asks whether it runs.
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    {
-        let _entered = runtime.enter();
-        // `cargo test --benches` only asks whether it runs.
-        if !std::env::args().any(|arg| arg == "--test") {
-            ANSWERS.into_iter().for_each(table);
-        }
-    }
-    divan::main();
+    let _entered = runtime.enter();
+    let mut rows = Vec::new();
+    ANSWERS.into_iter().for_each(|answer| table(answer, &mut rows));
+    tower_gemini_benches::write(Path::new(env!("CARGO_TARGET_TMPDIR")), "stack", &rows)
+        .expect("the target directory takes a file");
 }

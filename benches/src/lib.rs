@@ -105,8 +105,9 @@ pub fn read(target_tmp: &Path) -> io::Result<Vec<(String, Row)>> {
         let path = file.path();
         let program = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         for line in fs::read_to_string(&path)?.lines() {
-            let row = Row::parse(line)
-                .ok_or_else(|| io::Error::other(format!("{}: not a row: {line}", path.display())))?;
+            let row = Row::parse(line).ok_or_else(|| {
+                io::Error::other(format!("{}: not a row: {line}", path.display()))
+            })?;
             rows.push((program.clone(), row));
         }
     }
