@@ -283,3 +283,29 @@ fn an_answer_that_used_less_than_estimated_gives_the_rest_back() {
     assert_eq!(admission.taken(at(0)).get(QuotaDimension::TokensPerMinute), 300);
     assert!(admission.take(at(0), QuotaAmounts::for_call(700, 1), 0).is_ok());
 }
+
+#[test]
+fn an_answer_changes_what_was_taken_for_it_and_nothing_else_however_late_it_is() {
+    let tokens = QuotaAmounts::for_call;
+    let slots = (SLOT_MS..4 * WINDOW_MS).step_by(usize::try_from(SLOT_MS).unwrap());
+    for later in slots.map(at) {
+        let mut admission = Admission::new(Limits::unlimited(), 0);
+        let receipt = admission.take(at(0), tokens(900, 1), 0).unwrap();
+        assert_eq!(receipt.amounts(), tokens(900, 1));
+        admission.take(later, tokens(100, 1), 0).unwrap();
+        let others = admission.taken(later).get(QuotaDimension::TokensPerMinute) % 900;
+        admission.settle(receipt, Some(300));
+        let is_in_window = later.steady_ms <= WINDOW_MS;
+        let expected = others + if is_in_window { 300 } else { 0 };
+        let taken = admission.taken(later).get(QuotaDimension::TokensPerMinute);
+        assert_eq!(taken, expected, "after {} ms", later.steady_ms);
+    }
+}
+
+#[test]
+fn every_reason_to_rest_has_a_name_of_its_own() {
+    use RestReason::*;
+    let all = [DayExhausted, MinuteExhausted, Capacity, Account, KeptForFirstAttempts, Store];
+    let names: std::collections::HashSet<&str> = all.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(names.len(), all.len());
+}
