@@ -168,7 +168,8 @@ mod examples {
         for path in found {
             let text = fs::read_to_string(&path).unwrap();
             // The demonstration shows what becomes of one, and a test what it cannot draw.
-            let may_end = path.ends_with("quickstart/src/demo.rs") || path.ends_with("tests/app.rs");
+            let may_end =
+                path.ends_with("quickstart/src/demo.rs") || path.ends_with("tests/app.rs");
             let is_id = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
             let words = text.split(|c| !is_id(c)).map(|word| word.trim_matches('.'));
             for model in words.filter_map(|word| Catalog::builtin().lookup(word)) {
