@@ -186,7 +186,7 @@ async fn the_hours_of_the_file_say_which_target_of_failures_holds_and_defer_call
     let config = |toml: &str| Config::parse(toml, "gateway.toml").unwrap();
     let sim = Sim::quick([]);
     let clock = clock_at(12);
-    let at_peak = Snapshot::over(sim.service(), clock.clone(), &config(hours), None).unwrap();
+    let at_peak = Snapshot::over(sim.service(), clock, &config(hours), None).unwrap();
     let at_peak = Arc::new(at_peak);
     let answer = handle(at_peak.clone(), Instant::now(), asking(0, PRO, "1K")).await;
     assert_eq!(answer.status(), 200);
@@ -199,8 +199,7 @@ async fn the_hours_of_the_file_say_which_target_of_failures_holds_and_defer_call
     assert_eq!(is_peak(&at_peak), Some(true));
     let later = hours.replace("10:00-14:00", "14:00-16:00");
     for (toml, expected) in [("", None), (later.as_str(), Some(false))] {
-        let reloaded =
-            Snapshot::over(sim.service(), clock.clone(), &config(toml), Some(&at_peak)).unwrap();
+        let reloaded = Snapshot::over(sim.service(), clock, &config(toml), Some(&at_peak)).unwrap();
         assert_eq!(is_peak(&reloaded), expected, "{toml}");
     }
     let (mut request, started) = (asking(1, PRO, "1K"), Instant::now());

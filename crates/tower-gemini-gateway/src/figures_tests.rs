@@ -22,7 +22,7 @@ use crate::status::Status;
 fn gateway(scratch: &Scratch, sim: &Sim) -> (Arc<Snapshot>, FiguresFile, RuntimeClock) {
     std::fs::create_dir_all(scratch.path()).unwrap();
     let clock = RuntimeClock::starting_at(SystemClock.now());
-    let gateway = Snapshot::over(sim.service(), clock.clone(), &Config::default(), None).unwrap();
+    let gateway = Snapshot::over(sim.service(), clock, &Config::default(), None).unwrap();
     (Arc::new(gateway), FiguresFile::open(scratch.path()), clock)
 }
 
@@ -33,7 +33,7 @@ fn figures_of(gateway: &Snapshot) -> Figures {
 
 /// What a process counts that starts now.
 fn restarted(scratch: &Scratch, clock: &RuntimeClock) -> Stats {
-    let stats = Stats::new().clock(clock.clone());
+    let stats = Stats::new().clock(*clock);
     if let Some(kept) = &FiguresFile::open(scratch.path()).earlier().stats {
         stats.restore(kept);
     }
