@@ -134,7 +134,8 @@ async fn what_a_client_did_not_wait_for_is_there_for_its_next_request() {
     assert_eq!(world.ledger(), (6, 6));
 }
 
-// A stored image that another model had drawn looked like what was asked for, unless it was the first.
+// A stored image that another model had drawn looked like what was asked for, unless it was the
+// first.
 #[tokio::test(start_paused = true)]
 async fn any_of_several_images_that_differs_from_what_was_asked_for_is_told_also_when_stored() {
     let (pro, flash) = ("gemini-3-pro-image", "gemini-3.1-flash-image");
