@@ -983,7 +983,8 @@ mod tests {
             ("[spending]\nper_day = -1.0\n", "not an amount of money"),
             ("[spending]\nper_day = inf\n", "not an amount of money"),
             (
-                "[peak]\nwindows = [\"10:00-14:00\"]\nprefer = { \"nano-banana-2\" = \"nano-banana-pro\" }\n",
+                "[peak]\nwindows = [\"10:00-14:00\"]\n\
+                 prefer = { \"nano-banana-2\" = \"nano-banana-pro\" }\n",
                 "[fallback] models",
             ),
             ("[peak]\nwindows = [\"ten to two\"]\n", "10:00-14:00"),
