@@ -140,3 +140,44 @@ mod contracts {
         assert_eq!(named.into_iter().collect::<Vec<_>>(), listed, "each gap is listed and named");
     }
 }
+
+// Simulated or not, an example is copied: a model with an end would take its readers there.
+#[cfg(test)]
+mod examples {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use tower_gemini::catalog::Catalog;
+
+    fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            let is_text =
+                |path: &Path| matches!(path.extension(), Some(end) if end == "rs" || end == "toml");
+            match path.is_dir() {
+                true => files(&path, found),
+                false => found.extend(Some(path).filter(|path| is_text(path))),
+            }
+        }
+    }
+
+    #[test]
+    fn no_example_names_a_model_whose_end_is_known() {
+        let mut found = Vec::new();
+        files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"), &mut found);
+        let mut named = 0;
+        for path in found {
+            let text = fs::read_to_string(&path).unwrap();
+            // The demonstration shows what becomes of one, and a test what it cannot draw.
+            let may_end =
+                path.ends_with("quickstart/src/demo.rs") || path.ends_with("tests/app.rs");
+            let is_id = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+            let words = text.split(|c| !is_id(c)).map(|word| word.trim_matches('.'));
+            for model in words.filter_map(|word| Catalog::builtin().lookup(word)) {
+                named += 1;
+                let has_end = model.retired.is_some();
+                assert!(may_end || !has_end, "{}: {}", path.display(), model.id);
+            }
+        }
+        assert!(named > 30, "{named}");
+    }
+}

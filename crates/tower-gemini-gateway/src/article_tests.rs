@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use http::Response;
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower_gemini::catalog::Catalog;
 use tower_gemini::clock::RuntimeClock;
-use tower_gemini_sim::{Fault, Limit, Refusal, Sim};
+use tower_gemini_sim::{Fault, Latency, Limit, Refusal, Sim};
 
 use crate::config::Config;
 use crate::handler::handle;
@@ -24,10 +25,13 @@ fn gateway(sim: &Sim, file: &str, hour: u64) -> Arc<Snapshot> {
     let path = format!("{}/../../examples/configs/{file}.toml", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let config = Config::parse(&text, &path).unwrap_or_else(|error| panic!("{error}"));
-    // 2026-11-10.
+    Arc::new(Snapshot::over(sim.service(), clock_at(hour), &config, None).unwrap())
+}
+
+/// From this hour of 2026-11-10 on.
+fn clock_at(hour: u64) -> RuntimeClock {
     let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_794_268_800);
-    let clock = RuntimeClock::starting_at(day + Duration::from_secs(hour * 3600));
-    Arc::new(Snapshot::over(sim.service(), clock, &config, None).unwrap())
+    RuntimeClock::starting_at(day + Duration::from_secs(hour * 3600))
 }
 
 #[test]
@@ -62,6 +66,28 @@ async fn the_ladder_makes_three_attempts_at_each_size_and_says_which_was_made() 
     // 30 and 60 s at each of the two sizes that failed.
     let waited = started.elapsed().as_secs();
     assert!((180..=185).contains(&waited), "{waited} s");
+}
+
+// The source's queue: two workers, and everybody else waits.
+#[tokio::test(start_paused = true)]
+async fn two_calls_at_once_are_sent_and_the_others_wait_in_the_queue_until_all_have_their_image() {
+    let latency = Latency::fixed(Duration::from_secs(30));
+    let sim = Sim::builder().latency(latency).tiny_images(true).build();
+    let (gateway, started) = (gateway(&sim, "resolution-ladder", 10), Instant::now());
+    let calls = (0..8).map(|n| {
+        let gateway = gateway.clone();
+        async move {
+            let answer = handle(gateway, started, asking(n, PRO, "4K")).await;
+            let status = answer.status().as_u16();
+            // A place is taken until the last byte is out.
+            answer.into_body().collect().await.unwrap();
+            status
+        }
+    });
+    assert_eq!(futures::future::join_all(calls).await, [200; 8]);
+    let ledger = sim.ledger();
+    let at: Vec<_> = ledger.requests().iter().map(|sent| sent.received_at.as_secs()).collect();
+    assert_eq!(at, [0, 0, 30, 30, 60, 60, 90, 90]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,4 +177,34 @@ async fn a_call_that_may_wait_is_made_when_the_peak_is_over_and_one_that_may_not
     let sim = Sim::quick([]);
     let answer = handle(gateway(&sim, "off-peak-and-peak", 12), Instant::now(), request).await;
     assert_eq!((answer.status().as_u16(), sim.requests()), (400, 0));
+}
+
+// Both targets were shown whatever hours the file stated.
+#[tokio::test(start_paused = true)]
+async fn the_hours_of_the_file_say_which_target_of_failures_holds_and_defer_calls_by_themselves() {
+    let hours = "[peak]\nwindows = [\"10:00-14:00\"]\n";
+    let config = |toml: &str| Config::parse(toml, "gateway.toml").unwrap();
+    let sim = Sim::quick([]);
+    let clock = clock_at(12);
+    let at_peak = Snapshot::over(sim.service(), clock, &config(hours), None).unwrap();
+    let at_peak = Arc::new(at_peak);
+    let answer = handle(at_peak.clone(), Instant::now(), asking(0, PRO, "1K")).await;
+    assert_eq!(answer.status(), 200);
+    let is_peak = |gateway: &Snapshot| {
+        let report = gateway.layers().stats.report();
+        let of_hour = report.hours[0].is_peak;
+        assert_eq!(report.failure_rate_targets.peak_hours_known, of_hour.is_some());
+        of_hour
+    };
+    assert_eq!(is_peak(&at_peak), Some(true));
+    let later = hours.replace("10:00-14:00", "14:00-16:00");
+    for (toml, expected) in [("", None), (later.as_str(), Some(false))] {
+        let reloaded = Snapshot::over(sim.service(), clock, &config(toml), Some(&at_peak)).unwrap();
+        assert_eq!(is_peak(&reloaded), expected, "{toml}");
+    }
+    let (mut request, started) = (asking(1, PRO, "1K"), Instant::now());
+    request.headers_mut().insert("x-gemini-deferrable-for", "3h".parse().unwrap());
+    let answer = handle(at_peak, started, request).await;
+    assert_eq!((answer.status().as_u16(), asked(&sim)), (200, vec![PRO.to_owned(); 2]));
+    assert!(started.elapsed() >= Duration::from_secs(2 * 3600), "{:?}", started.elapsed());
 }

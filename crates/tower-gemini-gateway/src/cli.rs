@@ -45,7 +45,7 @@ enum SubCommand {
     /// Answer requests (the default)
     Serve(ServeArgs),
     /// Read the configuration, report what is wrong with it, and exit
-    Check,
+    Check(CheckArgs),
     /// List the published chains, ladders, peak hours and retry policies that the configuration may
     /// name, with their sources
     Presets(PresetsArgs),
@@ -87,6 +87,13 @@ pub(crate) struct ServeArgs {
     pub(crate) simulate: Option<SimWeather>,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub(crate) struct CheckArgs {
+    /// Write one JSON object: whether it is valid, and each problem with its line and key
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
 pub(crate) struct PresetsArgs {
     /// For scripts
@@ -111,6 +118,9 @@ pub(crate) struct SimulateArgs {
     #[arg(id = "at", long = "listen", value_name = "ADDR", value_parser = listen_address,
         default_value = "127.0.0.1:8788")]
     pub(crate) listen: SocketAddr,
+    /// Write one JSON object at the start, with the URL, and one at the end, with what was charged
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The weather of the simulator.
@@ -152,6 +162,7 @@ pub(crate) enum Command {
     Check {
         config: Option<PathBuf>,
         listen: Option<SocketAddr>,
+        json: bool,
     },
     Presets(PresetsArgs),
     Simulate(SimulateArgs),
@@ -197,9 +208,10 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, clap::Error> {
         return Ok(Command::PrintConfig);
     }
     let before = cli.serve;
+    let check = |CheckArgs { json }, config| Command::Check { config, listen: before.listen, json };
     Ok(match cli.command {
-        Some(SubCommand::Check) => Command::Check { config: cli.config, listen: before.listen },
-        _ if cli.check => Command::Check { config: cli.config, listen: before.listen },
+        Some(SubCommand::Check(args)) => check(args, cli.config),
+        _ if cli.check => check(CheckArgs::default(), cli.config),
         Some(SubCommand::Presets(args)) => Command::Presets(args),
         Some(SubCommand::Simulate(args)) => Command::Simulate(args),
         Some(SubCommand::Token(command)) => Command::Token { config: cli.config, command },
@@ -255,10 +267,11 @@ mod tests {
 
     #[test]
     fn check_is_a_subcommand_and_a_flag() {
-        let check = Ok(Command::Check { config: Some("a.toml".into()), listen: None });
+        let check = |json| Ok(Command::Check { config: Some("a.toml".into()), listen: None, json });
         for line in ["--check -c a.toml", "check -c a.toml", "-c a.toml check"] {
-            assert_eq!(parsed(line), check, "{line}");
+            assert_eq!(parsed(line), check(false), "{line}");
         }
+        assert_eq!(parsed("check --json -c a.toml"), check(true));
         assert_eq!(parsed("--print-config"), Ok(Command::PrintConfig));
     }
 

@@ -18,6 +18,7 @@ use tower_gemini::call::{Call, Dialect};
 use tower_gemini::clock::{Clock, SystemClock};
 use tower_gemini::headers;
 use tower_gemini::keep_paid::{IdempotencyKeyRejected, ResponseFormat};
+use tower_gemini::trail::Trail;
 use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{Endpoint, ResponseTranslator, list_models, to_gemini};
 
@@ -27,7 +28,7 @@ use crate::heartbeat::with_heartbeat;
 use crate::limits::BoundedBody;
 use crate::memory::{Handling, RequestMemory};
 use crate::queue::Place;
-use crate::report::{self, Reported};
+use crate::report;
 use crate::responses::{ErrorFormat, Rejection, error_response, json_response};
 use crate::snapshot::Snapshot;
 use crate::stacks::{Stack, Stacks};
@@ -369,23 +370,18 @@ async fn send(
     response
 }
 
-/// Adds the headers that report what happened to a call: always where its response differs from
-/// what was asked for.
+/// Adds the headers that report what happened to a call, where they are asked for. In what its
+/// response differs from what was asked for is there already, also of a stored one.
 fn reported(gateway: &Snapshot, response: Response<Body>) -> Response<Body> {
-    let calls: Vec<_> = Reported::find(response.extensions()).into_iter().collect();
+    let calls = Vec::from_iter(response.extensions().get::<Trail>().cloned());
     with_report(gateway, response, &calls)
 }
 
 fn with_report(
     gateway: &Snapshot,
     mut response: Response<Body>,
-    calls: &[Reported],
+    calls: &[Trail],
 ) -> Response<Body> {
-    // Of one call they are there already, also of a stored one.
-    if calls.len() > 1 {
-        let served = calls.iter().filter_map(|call| call.served.as_ref());
-        report::add_differences(response.headers_mut(), served);
-    }
     if gateway.config().responses.report_headers {
         report::add(response.headers_mut(), calls);
     }

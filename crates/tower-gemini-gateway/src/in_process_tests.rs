@@ -387,6 +387,10 @@ async fn a_stored_response_says_too_what_was_given_up_for_it() {
     let answer = ask().await;
     assert_eq!(sim.requests(), 2, "nothing is sent again");
     assert_eq!(answer.headers()["x-gemini-model"], "gemini-3.1-flash-image");
+    assert_eq!(
+        answer.headers()["x-gemini-degraded"],
+        "model gemini-3-pro-image -> gemini-3.1-flash-image"
+    );
 }
 
 /// Upstreams with keys in files, and callers with a token.
@@ -672,11 +676,11 @@ async fn an_answer_in_openais_form_says_what_was_drawn() {
     }
 }
 
-/// Google, and another vendor at `vendor.test`.
+/// Google, and another vendor at `vendor.test` or `images.vendor.example`.
 fn with_vendor(google: &Sim, vendor: &Sim, toml: &str) -> Arc<Snapshot> {
     let (google, vendor) = (google.clone(), vendor.clone());
     let client = tower::service_fn(move |request: Request<WireBody>| {
-        let is_vendors = request.uri().host() == Some("vendor.test");
+        let is_vendors = request.uri().host().is_some_and(|host| host.contains("vendor"));
         let sim = if is_vendors { &vendor } else { &google };
         sim.service().oneshot(request)
     });
@@ -726,6 +730,30 @@ async fn another_vendor_draws_as_a_last_resort_and_both_ledgers_and_the_caller_k
         let ledger = vendor.ledger();
         assert_eq!(&*ledger.requests()[0].model, "their-image-1");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_vendor_of_the_examples_draws_when_all_models_of_google_fail() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/configs");
+    let text = std::fs::read_to_string(format!("{dir}/other-vendor.toml")).unwrap();
+    let keys = Tokens::new("").upstream("google", "gemini", "").upstream("vendor", "openai", "");
+    let file = |name: &str| keys.dir.join(name).display().to_string();
+    // Only its keys and paths are of another machine.
+    let toml = text
+        .replace("env = \"GEMINI_API_KEY\"", &format!("file = \"{}\"", file("google")))
+        .replace("env = \"VENDOR_API_KEY\"", &format!("file = \"{}\"", file("vendor")))
+        .replace("/run/secrets/tokens", &file("tokens"))
+        .replace("other-vendor-models.toml", &format!("{dir}/other-vendor-models.toml"));
+    let (google, vendor) = (Sim::quick((0..2).map(|_| Fault::Overloaded)), Sim::quick([]));
+    let gateway = with_vendor(&google, &vendor, &toml);
+    let answer = handle(gateway, Instant::now(), asking(0, "gemini-3-pro-image", "1K")).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(asked(&google), ["gemini-3-pro-image", "gemini-3.1-flash-image"]);
+    assert_eq!(asked(&vendor), ["their-image-1"]);
+    assert_eq!(
+        answer.headers()["x-gemini-degraded"],
+        "model gemini-3-pro-image -> their-image-1, vendor google -> vendor"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::mpsc;
 use tower_gemini_sim::{Latency, ServeHandle, Sim, Totals};
 
@@ -17,7 +18,7 @@ use crate::reload::{self, FromFile, Watched};
 use crate::running::{Bound, DONE, NOT_STARTED, Signal};
 use crate::simulate::{self, Simulation};
 use crate::snapshot::Snapshot;
-use crate::{cost, doctor, explain, log, pages, presets, wire};
+use crate::{cost, doctor, explain, log, pages, presets, today, wire};
 
 /// Runs the program. `signals` are the operating system's.
 ///
@@ -112,13 +113,17 @@ pub async fn app(
             print(config::EXAMPLE);
             return DONE;
         }
-        Ok(Command::Check { config, listen }) => {
-            return match check(config.as_deref(), listen) {
-                Ok(()) => {
+        Ok(Command::Check { config, listen, json }) => {
+            return match (check(config.as_deref(), listen), json) {
+                (checked, true) => {
+                    print(&checked_json(checked.as_ref().err()));
+                    if checked.is_ok() { DONE } else { NOT_STARTED }
+                }
+                (Ok(()), false) => {
                     print("The configuration is valid.\n");
                     DONE
                 }
-                Err(error) => refuse(&error),
+                (Err(error), false) => refuse(&error),
             };
         }
         Err(error) if error.use_stderr() => {
@@ -132,8 +137,10 @@ pub async fn app(
     };
     match prepare(config, args).await {
         Ok((bound, watched, sim)) => {
-            print(&welcome(&format!("{}://{}", bound.scheme(), bound.addr), sim.is_some()));
             let gateway = bound.gateway.clone();
+            let model = today::default_model(gateway.snapshot().catalog());
+            let url = format!("{}://{}", bound.scheme(), bound.addr);
+            print(&welcome(&url, &model, sim.is_some()));
             let (calls, images) = pages::delivered(&gateway.snapshot());
             let code = bound.run(watched, signals).await;
             if let Some((sim, server)) = sim {
@@ -166,6 +173,21 @@ fn read_line() -> String {
 fn check(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), ConfigError> {
     Snapshot::build(&read_config(path, listen)?.config, None)?;
     Ok(())
+}
+
+/// What is wrong with a configuration, for scripts and editors.
+fn checked_json(error: Option<&ConfigError>) -> String {
+    let problems = error.map_or(&[][..], |error| &error.problems).iter().map(|problem| {
+        json!({
+            "line": problem.line,
+            "key": problem.key,
+            "what": problem.what,
+            "remedy": Some(&problem.remedy).filter(|remedy| !remedy.is_empty()),
+        })
+    });
+    let problems: Vec<_> = problems.collect();
+    let file = error.and_then(|error| error.file.as_deref());
+    format!("{:#}\n", json!({ "ok": error.is_none(), "file": file, "problems": problems }))
 }
 
 fn read_config(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<FromFile, ConfigError> {
@@ -234,7 +256,7 @@ fn gain((calls, delivered): (u64, u64), sent: Totals) -> String {
 }
 
 /// How to use it, ready to copy.
-fn welcome(url: &str, simulated: bool) -> String {
+fn welcome(url: &str, model: &str, simulated: bool) -> String {
     let (key, what) = match simulated {
         true => (
             "any-key",
@@ -248,7 +270,7 @@ fn welcome(url: &str, simulated: bool) -> String {
 Python   genai.Client(api_key=…, http_options={{'base_url': '{url}'}})
 Node     new GoogleGenAI({{ apiKey, httpOptions: {{ baseUrl: '{url}' }} }})
 OpenAI   OpenAI(api_key=…, base_url='{url}/v1beta/openai/')
-curl     curl -s {url}/v1beta/models/gemini-3-pro-image:generateContent \\
+curl     curl -s {url}/v1beta/models/{model}:generateContent \\
          -H \"x-goog-api-key: {key}\" -H content-type:application/json \\
          -d '{{\"contents\":[{{\"parts\":[{{\"text\":\"a red apple\"}}]}}]}}' -o answer.json
 
@@ -271,6 +293,29 @@ mod tests {
             text.starts_with("Through the gateway: 117 of 120 calls got an image (97 %)."),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_check_finds_is_json_for_scripts_with_the_line_and_the_key() {
+        let read = |error: Option<&ConfigError>| -> serde_json::Value {
+            serde_json::from_str(&checked_json(error)).unwrap()
+        };
+        assert_eq!(read(None), json!({ "ok": true, "file": null, "problems": [] }));
+        let error = Config::parse("[retry]\nattempts = 0\n", "a.toml").unwrap_err();
+        let said = read(Some(&error));
+        assert_eq!((&said["ok"], &said["file"]), (&json!(false), &json!("a.toml")));
+        assert_eq!(said["problems"][0]["line"], 2);
+        assert_eq!(said["problems"][0]["key"], "retry.attempts");
+    }
+
+    // Its example named a model by hand, which would have been wrong from its end on.
+    #[test]
+    fn the_welcome_names_a_model_of_today() {
+        let catalog = tower_gemini::catalog::Catalog::builtin();
+        let model = today::default_model(catalog);
+        let known = catalog.lookup(&model).unwrap();
+        assert!(!known.is_retired_on(today::today()));
+        assert!(welcome("http://here", &model, false).contains(&format!("/models/{model}:")));
     }
 
     // Whoever checks the signature of a webhook refuses one that is five minutes old.

@@ -29,31 +29,20 @@
 
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tower_gemini::call::ImageSize;
 use tower_gemini::cost::Cost;
-use tower_gemini::target::{Degradation, GivenUp, Served};
+use tower_gemini::target::{GivenUp, Served};
 use tower_gemini::trail::{Step, Trail};
 use tower_gemini::verdict::Charge;
 
+const MODEL: HeaderName = HeaderName::from_static("x-gemini-model");
+const SIZE: HeaderName = HeaderName::from_static("x-gemini-size");
+const UPSTREAM: HeaderName = HeaderName::from_static("x-gemini-upstream");
+const DEGRADED: HeaderName = HeaderName::from_static("x-gemini-degraded");
+
 /// The longest value, so that all of them stay below 1 KiB.
 const LONGEST: usize = 240;
-
-/// What is reported of one call.
-#[derive(Debug, Clone)]
-pub(crate) struct Reported {
-    pub(crate) trail: Trail,
-    /// The target of the response, where there is one.
-    pub(crate) served: Option<Served>,
-}
-
-impl Reported {
-    /// Of a response whose extensions hold both.
-    pub(crate) fn find(extensions: &Extensions) -> Option<Self> {
-        let trail = extensions.get::<Trail>()?.clone();
-        Some(Self { trail, served: extensions.get().cloned() })
-    }
-}
 
 /// A text as the value of a header: what is not ASCII and what is too long is left out.
 pub(crate) fn header_value(text: &str) -> HeaderValue {
@@ -70,45 +59,62 @@ pub(crate) fn add_interaction(headers: &mut HeaderMap, trail: &Trail) {
     }
 }
 
-/// Adds the headers that say in what a response differs from what was asked for: `served` is what
-/// each of its calls got.
-pub(crate) fn add_differences<'a>(
-    headers: &mut HeaderMap,
-    served: impl Iterator<Item = &'a Served> + Clone,
-) {
-    let mut set = |name: &'static str, value: &str| {
-        headers.insert(HeaderName::from_static(name), header_value(value));
-    };
-    let given_up: Vec<&Degradation> = served.clone().flat_map(|one| &one.given_up).collect();
-    let Some(last) = served.last() else { return };
-    let given = |what| given_up.iter().rev().find(|one| one.what == what);
-    if let Some(model) = last.model.as_ref().filter(|_| given(GivenUp::Model).is_some()) {
-        set("x-gemini-model", model.as_str());
+/// Adds the headers that say in what a response differs from what was asked for.
+pub(crate) fn add_differences(headers: &mut HeaderMap, served: &Served) {
+    let mut set = |name: HeaderName, value: &str| headers.insert(name, header_value(value));
+    let given = |what| served.given_up.iter().rev().find(|one| one.what == what);
+    if let Some(model) = served.model.as_ref().filter(|_| given(GivenUp::Model).is_some()) {
+        set(MODEL, model.as_str());
     }
     if given(GivenUp::Size).is_some() {
-        set("x-gemini-size", last.size.unwrap_or(ImageSize::K1).as_str());
+        set(SIZE, served.size.unwrap_or(ImageSize::K1).as_str());
     }
     if let Some(to) = given(GivenUp::Upstream).and_then(|one| one.to.as_deref()) {
-        set("x-gemini-upstream", to);
+        set(UPSTREAM, to);
     }
     let mut degraded: Vec<String> = Vec::new();
-    for one in given_up.iter().filter(|one| one.is_loss()).map(ToString::to_string) {
+    let losses = served.given_up.iter().filter(|one| one.is_loss());
+    for one in losses.map(ToString::to_string) {
         if !degraded.contains(&one) {
             degraded.push(one);
         }
     }
     if !degraded.is_empty() {
         // Headers are ASCII.
-        set("x-gemini-degraded", &degraded.join(", ").replace('→', "->"));
+        set(DEGRADED, &degraded.join(", ").replace('→', "->"));
+    }
+}
+
+/// Adds in what another response, which becomes a part of this one, differs from what was asked
+/// for. A stored one says it in its head and nowhere else.
+pub(crate) fn join_differences(headers: &mut HeaderMap, other: &HeaderMap) {
+    for name in [MODEL, SIZE, UPSTREAM] {
+        if let Some(value) = other.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    let degraded = |headers: &HeaderMap| {
+        let value = headers.get(DEGRADED).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    };
+    let (mut all, others) = (degraded(headers), degraded(other));
+    for one in others.split(", ").filter(|one| !one.is_empty()) {
+        if !all.split(", ").any(|known| known == one) {
+            all += if all.is_empty() { "" } else { ", " };
+            all += one;
+        }
+    }
+    if !all.is_empty() {
+        headers.insert(DEGRADED, header_value(&all));
     }
 }
 
 /// Adds the other headers for the calls that a response comes from.
-pub(crate) fn add(headers: &mut HeaderMap, calls: &[Reported]) {
+pub(crate) fn add(headers: &mut HeaderMap, calls: &[Trail]) {
     let mut set = |name: &'static str, value: &str| {
         headers.insert(HeaderName::from_static(name), header_value(value));
     };
-    let attempts: Vec<_> = calls.iter().flat_map(|call| call.trail.attempts()).collect();
+    let attempts: Vec<_> = calls.iter().flat_map(|call| call.attempts()).collect();
     set("x-gemini-attempts", &attempts.len().to_string());
     if let Some(last) = attempts.last() {
         if let Some(model) = last.responder() {
@@ -119,16 +125,15 @@ pub(crate) fn add(headers: &mut HeaderMap, calls: &[Reported]) {
         }
     }
     set("x-gemini-charge", worst(attempts.iter().map(|attempt| attempt.charge)).as_str());
-    let cost: Cost = calls.iter().map(|call| call.trail.cost()).sum();
+    let cost: Cost = calls.iter().map(|call| call.cost()).sum();
     #[allow(clippy::cast_precision_loss, reason = "for people: four digits are shown")]
     let usd = |microusd: u64| format!("{:.4}", microusd as f64 / 1e6);
     let most = cost.at_most_microusd.map_or_else(|| "unknown".to_owned(), usd);
     set("x-gemini-cost-usd", &format!("{}-{most}", usd(cost.at_least_microusd)));
-    let waited: Duration = calls.iter().map(|call| call.trail.waited()).sum();
+    let waited: Duration = calls.iter().map(|call| call.waited()).sum();
     set("x-gemini-waited-ms", &waited.as_millis().to_string());
-    let is_replayed = |call: &&Reported| {
-        call.trail.steps().iter().any(|step| matches!(step, Step::Replayed { .. }))
-    };
+    let is_replayed =
+        |call: &&Trail| call.steps().iter().any(|step| matches!(step, Step::Replayed { .. }));
     let redeemed = calls.iter().filter(is_replayed).count();
     if redeemed > 0 {
         set("x-gemini-redeemed", &redeemed.to_string());
@@ -149,6 +154,7 @@ fn worst(charges: impl Iterator<Item = Charge>) -> Charge {
 mod tests {
     use super::*;
     use tower_gemini::call::ModelId;
+    use tower_gemini::target::Degradation;
     use tower_gemini::trail::WaitReason;
     use tower_gemini::verdict::Verdict;
 
@@ -170,7 +176,7 @@ mod tests {
             Duration::ZERO,
         );
         let mut headers = HeaderMap::new();
-        add(&mut headers, &[Reported { trail, served: None }]);
+        add(&mut headers, &[trail]);
         assert_eq!(headers["x-gemini-attempts"], "2");
         assert_eq!(headers["x-gemini-size"], "2K");
         assert_eq!(headers["x-gemini-charge"], "charged");
@@ -189,8 +195,7 @@ mod tests {
         let smaller = Degradation { what: GivenUp::Size, from: "4K".into(), to: Some("2K".into()) };
         for (given_up, header) in [(vec![], None), (vec![smaller], Some("size 4K -> 2K"))] {
             let mut headers = HeaderMap::new();
-            let served = Some(Served::new(None, None, given_up));
-            add_differences(&mut headers, served.iter());
+            add_differences(&mut headers, &Served::new(None, None, given_up));
             let degraded = headers.get("x-gemini-degraded").map(|value| value.to_str().unwrap());
             assert_eq!(degraded, header);
         }

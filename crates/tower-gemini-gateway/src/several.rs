@@ -16,10 +16,11 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower_gemini::headers;
 use tower_gemini::keep_paid::ResponseFormat;
+use tower_gemini::trail::Trail;
 use tower_gemini::verdict::Verdict;
 use tower_gemini_openai::{ChoiceStream, ResponseMerger, ResponseTranslator};
 
-use crate::report::{self, Reported};
+use crate::report;
 use crate::wire;
 
 /// How many calls of one request run at once: all images of the usual request, and few enough that
@@ -39,7 +40,7 @@ pub(crate) async fn answer<F>(
     reply: &ResponseTranslator,
     count: usize,
     send: impl Fn(Parts) -> F,
-) -> (Response<Body>, Vec<Reported>)
+) -> (Response<Body>, Vec<Trail>)
 where
     F: Future<Output = Response<Body>> + Send,
 {
@@ -50,14 +51,17 @@ where
     let mut responses: Vec<_> = stream::iter(calls).buffer_unordered(AT_ONCE).collect().await;
     responses.sort_unstable_by_key(|(n, _)| *n);
     let responses: Vec<_> = responses.into_iter().map(|(_, response)| response).collect();
-    let reported = responses.iter().filter_map(|one| Reported::find(one.extensions())).collect();
+    let reported = responses.iter().filter_map(|one| one.extensions().get().cloned()).collect();
     let (came, failed): (Vec<_>, Vec<_>) =
         responses.into_iter().partition(|response| response.status().is_success());
     let mut came = came.into_iter();
     let Some(first) = came.next() else { return (told_of(failed).await, reported) };
     let (mut head, body) = first.into_parts();
     let mut bodies = vec![body];
-    bodies.extend(came.map(Response::into_body));
+    for other in came {
+        report::join_differences(&mut head.headers, other.headers());
+        bodies.push(other.into_body());
+    }
     let missing = failed.len();
     let mut reasons = Vec::new();
     for response in failed {
@@ -105,7 +109,7 @@ pub(crate) async fn stream<F>(
     reply: &ResponseTranslator,
     count: usize,
     send: impl Fn(Parts) -> F,
-) -> (Response<Body>, Vec<Reported>)
+) -> (Response<Body>, Vec<Trail>)
 where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -116,11 +120,11 @@ where
     loop {
         match steps.next().await {
             Some(Step::Failed(response)) => {
-                reported.extend(Reported::find(response.extensions()));
+                reported.extend(response.extensions().get().cloned());
                 failed.push(response);
             }
             Some(Step::Began(mut head)) => {
-                reported.extend(Reported::find(&head.extensions));
+                reported.extend(head.extensions.get().cloned());
                 headers::for_changed_body(&mut head.headers, None);
                 let (ended, rests, is_over) = (Vec::new(), Vec::new(), false);
                 let choices = Choices { steps, count, failed, ended, rests, is_over };

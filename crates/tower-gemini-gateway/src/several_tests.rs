@@ -134,6 +134,27 @@ async fn what_a_client_did_not_wait_for_is_there_for_its_next_request() {
     assert_eq!(world.ledger(), (6, 6));
 }
 
+// A stored image that another model had drawn looked like what was asked for, unless it was the
+// first.
+#[tokio::test(start_paused = true)]
+async fn any_of_several_images_that_differs_from_what_was_asked_for_is_told_also_when_stored() {
+    let (pro, flash) = ("gemini-3-pro-image", "gemini-3.1-flash-image");
+    let chain = format!("[fallback]\nmodels = [\"{pro}\", \"{flash}\"]\n");
+    let world = World::new([Fault::None, Fault::Overloaded], &chain);
+    let body = apples(2);
+    let leaves = tokio::time::timeout(Duration::from_secs(1), world.send(IMAGES, &body)).await;
+    assert!(leaves.is_err(), "the client leaves");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (status, headers, _) = world.images(2).await;
+    assert_eq!((status, world.ledger()), (200, (3, 2)), "nothing is sent again");
+    assert_eq!(headers["x-gemini-redeemed"], "2");
+    assert_eq!(headers["x-gemini-degraded"], format!("model {pro} -> {flash}").as_str());
+    assert_eq!(headers["x-gemini-model"], flash);
+    let world = World::new([Fault::None, Fault::Overloaded], &chain);
+    let (_, headers, _) = world.images(2).await;
+    assert_eq!(headers["x-gemini-degraded"], format!("model {pro} -> {flash}").as_str());
+}
+
 // The first image had been read to its end when the client was cut off in the second, so it counted
 // as delivered: the resend paid for it again.
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use serde_json::json;
 use tokio::sync::mpsc;
 use tower_gemini_sim::{Observations, Scenario, ServeHandle, Sim, Totals};
 
@@ -15,6 +16,7 @@ pub(crate) struct Simulation {
     sim: Sim,
     server: ServeHandle,
     about: String,
+    as_json: bool,
 }
 
 /// Why it is not.
@@ -70,10 +72,13 @@ impl Simulation {
         let server = tower_gemini_sim::serve(sim.clone(), args.listen)
             .await
             .map_err(|error| SimulationError::Listen(args.listen, error))?;
-        Ok(Self { sim, server, about: scenario.about })
+        Ok(Self { sim, server, about: scenario.about, as_json: args.json })
     }
 
     pub(crate) fn welcome(&self) -> String {
+        if self.as_json {
+            return format!("{}\n", json!({ "url": self.server.url(), "about": self.about }));
+        }
         format!(
             "{}.\nA simulated Gemini at {url}: base URL of any client, with any key.\n\
              OpenAI clients: {url}/v1beta/openai/. Ctrl-C prints what was charged.\n",
@@ -85,9 +90,25 @@ impl Simulation {
     /// Serves until it is stopped, and says what came of it.
     pub(crate) async fn run(self, mut signals: mpsc::Receiver<Signal>) -> String {
         while signals.recv().await == Some(Signal::Reload) {}
-        let Totals { requests, charged, images_delivered, charged_but_undelivered, .. } =
-            self.sim.totals();
+        let Totals {
+            requests,
+            charged,
+            images_delivered,
+            charged_but_undelivered,
+            cost_microusd,
+            ..
+        } = self.sim.totals();
         self.server.shutdown().await;
+        if self.as_json {
+            let totals = json!({
+                "requests": requests,
+                "images_delivered": images_delivered,
+                "charged": charged,
+                "charged_but_undelivered": charged_but_undelivered,
+                "cost_microusd": cost_microusd,
+            });
+            return format!("{totals}\n");
+        }
         format!(
             "{requests} requests, {images_delivered} images delivered; {charged} requests charged, \
              of which {charged_but_undelivered} did not arrive.\n"
@@ -113,12 +134,22 @@ mod tests {
             seed: 1,
             fit: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            json: false,
+        };
+        let stopped = || {
+            let (sender, signals) = mpsc::channel(1);
+            sender.try_send(Signal::Stop).unwrap();
+            signals
         };
         let simulation = Simulation::start(&args).await.unwrap();
         assert!(simulation.welcome().contains(&simulation.server.url()));
-        let (sender, signals) = mpsc::channel(1);
-        sender.send(Signal::Stop).await.unwrap();
-        assert!(simulation.run(signals).await.starts_with("0 requests"));
+        assert!(simulation.run(stopped()).await.starts_with("0 requests"));
+        let for_scripts = SimulateArgs { json: true, ..args.clone() };
+        let simulation = Simulation::start(&for_scripts).await.unwrap();
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(read(&simulation.welcome())["url"], simulation.server.url());
+        let totals = read(&simulation.run(stopped()).await);
+        assert_eq!((&totals["charged"], &totals["cost_microusd"]), (&json!(0), &json!(0)));
         let wrong = SimulateArgs { scenario: "nope".to_owned(), ..args };
         let error = Simulation::start(&wrong).await.err().unwrap().to_string();
         assert!(error.contains("day-correlated"), "{error}");

@@ -35,7 +35,7 @@ use crate::outbound;
 use crate::queue::Queue;
 use crate::stacks::{Layers, RouteLayers, Stacks};
 use crate::state::State;
-use crate::stats::Stats;
+use crate::stats::{HealthTargets, Stats};
 use crate::upstream::{Upstream, upstreams};
 
 /// Everything that serves requests, built from one configuration and replaced whole by the next.
@@ -300,7 +300,15 @@ fn layers(
     let unchanged = |is_same: fn(&Config, &Config) -> bool| {
         before.filter(|before| is_same(&before.config, config)).map(|before| &before.layers)
     };
-    let stats = kept.map_or_else(Stats::new, |kept| kept.stats.clone());
+    let stats = match kept {
+        Some(kept) => kept.stats.clone(),
+        None => Stats::new().clock(clock.clone()),
+    };
+    let targets = HealthTargets::recommended();
+    let stats = stats.targets(match config.peak.schedule()? {
+        Some(hours) => targets.peak_hours(hours),
+        None => targets,
+    });
     let earlier = state.figures().and_then(|figures| figures.earlier().stats.as_ref());
     if let Some(earlier) = earlier.filter(|_| kept.is_none()) {
         stats.restore(earlier);

@@ -22,3 +22,8 @@ pub(crate) fn current_models(catalog: &Catalog) -> impl Iterator<Item = &Model> 
             && !model.is_retired_on(today)
     })
 }
+
+/// The model to ask where nobody names one.
+pub(crate) fn default_model(catalog: &Catalog) -> String {
+    catalog.default_on(today()).map_or("gemini-3-pro-image", |model| &model.id).to_owned()
+}

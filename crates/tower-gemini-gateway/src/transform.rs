@@ -108,7 +108,7 @@ where
             }
             note_rerouting(response.extensions_mut(), &trail, call.size);
             if let Some(served) = response.extensions().get::<Served>().cloned() {
-                report::add_differences(response.headers_mut(), std::iter::once(&served));
+                report::add_differences(response.headers_mut(), &served);
             }
             match transform {
                 None => Ok(response),

@@ -691,6 +691,39 @@ fn line_at(text: &str, byte: usize) -> usize {
     text.get(..byte).unwrap_or(text).matches('\n').count() + 1
 }
 
+/// The keys that a text names as `section.key`.
+///
+/// # Panics
+///
+/// Where one is not documented, or a table is none of the file's.
+#[cfg(test)]
+pub(crate) fn named_keys(text: &str) -> Vec<&str> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let words = text.split(|c| !is_word(c)).map(|word| word.trim_matches('.'));
+    let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+    let mut named = Vec::new();
+    for word in words.filter(|word| !is_number(word)) {
+        let Some((section, key)) = word.split_once('.').filter(|(_, key)| !key.contains('.'))
+        else {
+            continue;
+        };
+        if EXAMPLE.contains(&format!("[[{word}]]")) {
+            continue; // A table, such as [[fallback.target]].
+        }
+        let text = EXAMPLE.split(&format!("\n[{section}]")).nth(1);
+        let text = text.unwrap_or_else(|| panic!("[{section}] of {word}"));
+        let text = text.split("\n\n").next().unwrap_or_default();
+        let is_key = |line: &str| {
+            let line = line.trim_start_matches("# ");
+            line.starts_with(&format!("{key} = "))
+                || line.starts_with(&format!("[{section}.{key}."))
+        };
+        assert!(text.lines().any(is_key), "{word} is no key");
+        named.push(word);
+    }
+    named
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -949,7 +982,11 @@ mod tests {
             ("[quota]\nwarn_at_percent = 0\n", "percentage"),
             ("[spending]\nper_day = -1.0\n", "not an amount of money"),
             ("[spending]\nper_day = inf\n", "not an amount of money"),
-            ("[peak]\nwindows = [\"10:00-14:00\"]\n", "[fallback] models"),
+            (
+                "[peak]\nwindows = [\"10:00-14:00\"]\n\
+                 prefer = { \"nano-banana-2\" = \"nano-banana-pro\" }\n",
+                "[fallback] models",
+            ),
             ("[peak]\nwindows = [\"ten to two\"]\n", "10:00-14:00"),
             ("[peak]\nwindows = [\"10:00-10:00\"]\n", "no minute"),
             ("[peak]\nwindows = [\"10:00-14:00\"]\nzone = \"Mars\"\n", "+08:00"),

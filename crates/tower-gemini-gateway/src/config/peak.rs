@@ -46,8 +46,8 @@ impl Peak {
         Ok(off_peak.fold(layer, |layer, (asked, lead)| layer.off_peak(asked, lead)))
     }
 
-    /// The hours in which other models are preferred.
-    fn schedule(&self) -> Check<Option<Schedule>> {
+    /// The hours that are peak hours.
+    pub(crate) fn schedule(&self) -> Check<Option<Schedule>> {
         if let Some(name) = &self.preset {
             let what = "[peak] states its hours twice";
             ensure(self.windows.is_empty(), "peak.preset", what, "write preset or windows")?;
@@ -77,15 +77,17 @@ impl Peak {
     /// Every setting that cannot work.
     pub(super) fn check(&self, has_models: bool, check: &mut impl FnMut(Check<()>)) {
         check(self.schedule().map(drop));
+        // Hours alone say when to defer calls and which target of failures holds.
+        let names_models = self.named_models().next().is_some();
         check(ensure(
-            !self.is_on() || has_models,
-            "peak.windows",
+            !names_models || has_models,
+            "peak.prefer",
             "[peak] has no other model to prefer",
             "list the models in [fallback] models",
         ));
         let what = "[peak] names models, and no hour is a peak";
         let remedy = "write windows, or a preset that `gemini-gateway presets` lists";
-        let is_used = self.is_on() || self.named_models().next().is_none();
+        let is_used = self.is_on() || !names_models;
         check(ensure(is_used, "peak.windows", what, remedy));
     }
 }

@@ -256,7 +256,8 @@ async fn image(
     } else {
         let _ = writeln!(errors, "{price}");
     }
-    let called = match caller.send(canary.request, config.timeouts.up_to_2k.0).await {
+    let called = caller.send(canary.request, config.timeouts.up_to_2k.0);
+    let called = match with_progress(called, errors).await {
         Ok(called) => called,
         Err(error) => return Finding::problem("image", error.to_string()),
     };
@@ -276,6 +277,22 @@ async fn image(
          now, its prompt or its settings are the cause, not key, tier or quota"
     );
     Finding { charged: Some(explain::billed(verdict.charge())), ..Finding::ok("image", what) }
+}
+
+/// How often a wait for an image is reported.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Waits, and says so: an image takes as long as a program that hangs.
+async fn with_progress<T>(work: impl Future<Output = T>, errors: &mut (dyn Write + Send)) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut waited = Duration::ZERO;
+    loop {
+        match tokio::time::timeout(PROGRESS, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => waited += PROGRESS,
+        }
+        let _ = writeln!(errors, "waiting for the image: {} s", waited.as_secs());
+    }
 }
 
 #[cfg(test)]
@@ -301,6 +318,18 @@ mod tests {
         let code = run(&args, Ok(FromFile { config, text }), ask, &mut output, &mut errors).await;
         output.extend(errors);
         (code, String::from_utf8(output).unwrap(), sim.totals().charged)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_an_image_is_reported_while_it_lasts() {
+        let mut errors = Vec::new();
+        let image = async {
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            "an image"
+        };
+        assert_eq!(with_progress(image, &mut errors).await, "an image");
+        let said = String::from_utf8(errors).unwrap();
+        assert_eq!(said, "waiting for the image: 10 s\nwaiting for the image: 20 s\n");
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use self::fetch::Reach;
 use self::notify::{Notifier, WebhookSecret};
 use crate::config::{Config, ConfigError, JobPlaces};
 use crate::snapshot::Snapshot;
-use crate::today::today;
+use crate::today::default_model;
 use crate::wire;
 
 /// The jobs of a gateway: their store, and the worker over the gateway.
@@ -202,10 +202,8 @@ pub(crate) fn now_ms() -> i64 {
 /// How items are planned with this configuration, for a job with these settings.
 pub(crate) fn planner(config: &Config, options: JobOptions) -> Result<Planner, ConfigError> {
     let catalog = config.read_catalog()?;
-    let default = catalog.default_on(today()).map_or("gemini-3-pro-image", |model| &model.id);
-    let default = default.to_owned();
     let now_ms = now_ms();
-    let mut planner = Planner::new(default, options, now_ms)
+    let mut planner = Planner::new(default_model(&catalog), options, now_ms)
         .platform(platform(config))
         .drafts(config.spending.assume_drafts)
         .fallbacks(config.fallback.named_models().map(str::to_owned));

@@ -530,6 +530,24 @@ mod tests {
         }
     }
 
+    // It named layers of the library, which nobody finds in a file of the gateway.
+    #[test]
+    fn advice_names_the_keys_that_cure_and_every_one_of_them_is_a_key() {
+        // Their cure is in the request.
+        let without =
+            ["bad_request", "no_image", "not_enough_data", "nothing", "refused", "rejected"];
+        let texts: BTreeMap<String, CauseText> =
+            toml::from_str(include_str!("causes.toml")).unwrap();
+        for (cause, text) in texts {
+            let conditional = [text.at_deadline, text.few_hours, text.all_day, text.otherwise];
+            let advice: Vec<_> = conditional.into_iter().flatten().chain(text.advice).collect();
+            let advice = advice.join(" ");
+            let named = crate::config::named_keys(&advice).len();
+            let names_none = named == 0 && !advice.contains("[[upstream]]");
+            assert_eq!(without.contains(&&*cause), names_none, "{cause}: {advice}");
+        }
+    }
+
     #[test]
     fn every_failed_outcome_has_a_kind_and_no_success_has_one() {
         for &outcome in Outcome::ALL {
@@ -814,7 +832,7 @@ mod tests {
     #[test]
     fn a_429_says_what_to_do_by_its_limit() {
         let advice = |outcome| failed(outcome).diagnosed().advice.join(" ");
-        assert!(advice(Outcome::RateLimitedMinute).contains("QuotaGuard"));
+        assert!(advice(Outcome::RateLimitedMinute).contains("quota.rpm"));
         assert!(advice(Outcome::RateLimitedMinute).contains("60 s"));
         assert!(advice(Outcome::RateLimitedDay).contains("Batch"));
         assert!(advice(Outcome::QuotaZeroOrBilling).contains("billing account"));

@@ -151,6 +151,10 @@ presets! {
     /// (measured 2026-11).
     langchain: google_genai().attempts(6);
 
+    /// LiteLLM 1.109, `num_retries=2` as its router has by default: 3 attempts without a wait, and no
+    /// hint is read (measured 2026-11). It resends a 400 as well; nothing here does.
+    litellm: without_hints(3, constant(Duration::ZERO));
+
     /// vercel/ai: 2 resends, 2 s and 4 s.
     vercel_ai: without_hints(3, doubled(2 * S, 4 * S, Jitter::None));
 }
@@ -176,6 +180,7 @@ mod tests {
         assert_eq!(schedule(&exponential_2s_to_60s(), Overloaded), [2, 4, 8, 16]);
         assert_eq!(schedule(&by_error_10s_to_120s(), Overloaded), [10, 20, 40, 80]);
         assert_eq!(schedule(&google_genai(), Overloaded), [1, 2, 4, 8]);
+        assert_eq!(schedule(&litellm(), Overloaded), [0, 0]);
         assert_eq!(schedule(&gemini_cli(), Overloaded), [5, 10, 20, 30, 30, 30, 30, 30, 30]);
     }
 }

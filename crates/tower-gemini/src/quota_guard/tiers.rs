@@ -50,10 +50,16 @@ const GUIDE_429: (&str, &str) = ("2026-02", "APIYI, guide to 429s, row Gemini 3 
 /// which model has how many: too vague to be a limit here.
 const GUIDE_429_TEXT: (&str, &str) = ("2026-02", "APIYI, guide to 429s");
 
+/// The same guide on the cut of the free tier of about 2025-12-07. Its own table says 100 and 250 a
+/// day for the time after it.
+const BEFORE_THE_CUT: (&str, &str) = ("2025-11", "APIYI, guide to 429s, before the cut");
+const AFTER_THE_CUT: (&str, &str) =
+    ("2025-12", "APIYI, guide to 429s, after the cut; the lower end of 20 to 100 a day");
+
 /// Model, tier, RPM, IPM, RPD, source.
 type Row = (&'static str, Tier, u64, u64, u64, (&'static str, &'static str));
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 21] = [
     (FLASH, Tier::Free, 0, 0, 0, NANO_BANANA),
     (FLASH, Tier::Tier1, 10, 10, 1_000, NANO_BANANA),
     (FLASH, Tier::Tier2, 30, 30, 5_000, NANO_BANANA),
@@ -69,6 +75,10 @@ const ROWS: [Row; 17] = [
     ("gemini-2.5-flash", Tier::Free, 10, NO_IPM, 250, GUIDE_429_TEXT),
     ("gemini-2.5-flash", Tier::Tier1, 300, NO_IPM, 1_500, GUIDE_429_TEXT),
     ("gemini-2.5-flash", Tier::Tier2, 2_000, NO_IPM, 10_000, GUIDE_429_TEXT),
+    ("gemini-2.5-pro", Tier::Free, 10, NO_IPM, 250, BEFORE_THE_CUT),
+    ("gemini-2.5-pro", Tier::Free, 5, NO_IPM, 20, AFTER_THE_CUT),
+    ("gemini-2.5-flash", Tier::Free, 15, NO_IPM, 250, BEFORE_THE_CUT),
+    ("gemini-2.5-flash", Tier::Free, 10, NO_IPM, 20, AFTER_THE_CUT),
     ("gemini-2.5-flash-lite", Tier::Free, 15, NO_IPM, 1_000, GUIDE_429_TEXT),
     ("gemini-2.5-flash-lite", Tier::Tier1, 300, NO_IPM, 1_500, GUIDE_429_TEXT),
     ("gemini-2.5-flash-lite", Tier::Tier2, 2_000, NO_IPM, 10_000, GUIDE_429_TEXT),
@@ -95,4 +105,25 @@ pub fn all() -> impl Iterator<Item = PublishedTier> {
 #[must_use]
 pub fn published(model: &str, tier: Tier) -> Option<PublishedTier> {
     all().filter(|row| row.model == model && row.tier == tier).max_by_key(|row| row.as_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::limits::QuotaDimension::RequestsPerDay;
+    use super::*;
+
+    // A source that is older, or says the opposite, is listed and not taken.
+    #[test]
+    fn every_side_is_listed_and_the_newest_is_taken() {
+        let rpd = |row: PublishedTier| row.limits.get(RequestsPerDay).unwrap();
+        let listed = |model, tier| {
+            let rows = all().filter(|row| row.model == model && row.tier == tier);
+            rows.map(rpd).collect::<Vec<_>>()
+        };
+        let taken = |model, tier| published(model, tier).map(rpd);
+        assert_eq!(listed("gemini-2.5-flash", Tier::Free), [250, 250, 20]);
+        assert_eq!(taken("gemini-2.5-pro", Tier::Free), Some(100));
+        assert_eq!(listed(PRO, Tier::Free), [0, 100]);
+        assert_eq!(taken(PRO, Tier::Free), Some(0), "image models have no free tier");
+    }
 }
