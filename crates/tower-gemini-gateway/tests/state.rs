@@ -17,10 +17,13 @@ async fn upstream() -> (Sim, ServeHandle) {
 }
 
 /// A cap a month that the worst case of three images reaches, with the drafts assumed away.
+/// A killed process's reservation counts for half an hour, and calls wait for it: not here for longer
+/// than ten seconds.
 fn config(upstream: &ServeHandle, server: &str) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n{server}\n[[upstream]]\nname = \"sim\"\nkind = \"relay\"\n\
-         base_url = \"{}\"\ncharge_rules = \"google\"\n[spending]\nper_month = 0.5\nassume_drafts = 0\n",
+         base_url = \"{}\"\ncharge_rules = \"google\"\n[spending]\nper_month = 0.5\nassume_drafts = 0\n\
+         [retry]\ndeadline = \"10s\"\n",
         upstream.url()
     )
 }
