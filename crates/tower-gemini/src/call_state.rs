@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -21,6 +21,7 @@ use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 use crate::call_memory::CallMemory;
 use crate::error::{Error, TimeLimit};
 use crate::jittered_retry::ComeBack;
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::trail::{AttemptId, ResponseFacts, Step, Trail};
 
 /// The state of one call. O(1) to clone; the clones share it.
