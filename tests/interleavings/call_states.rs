@@ -13,7 +13,7 @@ use crate::sync::{AtomicUsize, Ordering};
 use crate::trail::Trail;
 use crate::{check, join};
 
-fn state(allowance: u32) -> CallState {
+pub(crate) fn state(allowance: u32) -> CallState {
     CallState::open(Trail, MustKeep::default(), None, Some(allowance), None, None)
 }
 

@@ -67,3 +67,22 @@ pub fn every_response_that_waits_for_memory_gets_it() {
         assert_is_empty(&queue);
     });
 }
+
+/// A response that wants more than there is keeps a smaller one waiting, until it is given up.
+pub fn a_response_that_gives_up_lets_the_next_one_on() {
+    check(|| {
+        let queue = Queue::new(LIMITS);
+        let [large, small] = [0, 1].map(|caller| block_on(queue.admit(caller, 4, LONG)).unwrap());
+        let large = Arc::new(large);
+        let gives_up = large.clone();
+        let threads: [Box<dyn FnOnce() + Send>; 2] = [
+            Box::new(move || {
+                let _ = look_once(gives_up.lease.grow(LIMITS.bytes));
+            }),
+            Box::new(move || assert!(block_on(small.lease.grow(6)))),
+        ];
+        join(threads);
+        drop((large, small.place));
+        assert_is_empty(&queue);
+    });
+}

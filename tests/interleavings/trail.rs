@@ -8,7 +8,7 @@ use tower_gemini_core::cost::Cost;
 use tower_gemini_core::target::UpstreamId;
 use tower_gemini_core::verdict::Verdict;
 
-pub(crate) use tower_gemini::trail::{SkipReason, Step};
+pub(crate) use tower_gemini::trail::{SkipReason, Step, StopReason, WaitReason};
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Trail;

@@ -3,3 +3,5 @@
 
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 pub(crate) use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) use tokio::sync::Notify;
