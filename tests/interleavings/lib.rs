@@ -4,12 +4,17 @@
 //! their locks and atomics from `crate::sync`, which is shuttle's here. What else they import is the
 //! library's own, or stands in for what is private there and shares nothing.
 
+// As a test of its own it would run the tests of those files, outside of shuttle.
+#![cfg(not(test))]
 #![allow(missing_docs, unreachable_pub, dead_code, reason = "the files belong to other crates")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
 
 mod sync {
-    pub(crate) use shuttle::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-    pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+    pub(crate) use shuttle::sync::atomic::{
+        AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    };
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard, mpsc};
+    pub(crate) use shuttle::thread;
     pub(crate) use std::sync::PoisonError;
 
     use tokio::sync::futures::Notified;
@@ -47,6 +52,8 @@ mod call_memory;
 #[path = "../../crates/tower-gemini/src/call_state.rs"]
 mod call_state;
 pub mod call_states;
+#[path = "../../crates/tower-gemini-store/src/redb/commit.rs"]
+mod commit;
 mod error;
 pub mod fair_queue;
 pub mod jittered_retry;
@@ -57,6 +64,7 @@ mod reservation;
 pub mod spending;
 mod trail;
 pub mod walk;
+pub mod writer;
 
 use std::future::Future;
 use std::time::Duration;
@@ -73,16 +81,16 @@ fn runtime() -> Runtime {
 
 /// Tries interleavings: at random, and with few switches at the worst moments.
 fn check(run: impl Fn() + Send + Sync + Clone + 'static) {
-    check_on(&runtime(), run);
+    check_on(&runtime(), 1_000, run);
 }
 
-fn check_on(runtime: &Runtime, run: impl Fn() + Send + Sync + Clone + 'static) {
+fn check_on(runtime: &Runtime, times: usize, run: impl Fn() + Send + Sync + Clone + 'static) {
     let _entered = runtime.enter();
     let mut config = Config::new();
     // The futures of a debug build are large.
     config.stack_size = 1 << 20;
-    Runner::new(RandomScheduler::new(2_000), config.clone()).run(run.clone());
-    Runner::new(PctScheduler::new(3, 1_000), config).run(run);
+    Runner::new(RandomScheduler::new(2 * times), config.clone()).run(run.clone());
+    Runner::new(PctScheduler::new(3, times), config).run(run);
 }
 
 /// Runs these threads to their ends.

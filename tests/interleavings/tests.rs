@@ -20,4 +20,5 @@ interleavings! {
         every_call_that_waits_for_the_end_of_an_outage_is_sent;
     spending: every_call_that_waits_for_money_is_served;
     walk: one_call_probes_at_a_time_and_no_wake_is_lost, no_more_calls_wait_than_may;
+    writer: every_change_is_made_once_or_refused_however_the_file_is_closed;
 }

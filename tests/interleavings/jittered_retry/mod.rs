@@ -74,7 +74,7 @@ fn overloaded() -> Verdict {
 pub fn every_call_that_waits_for_the_end_of_an_outage_is_sent() {
     let runtime = Arc::new(crate::runtime());
     let timers = runtime.clone();
-    check_on(&runtime, move || {
+    check_on(&runtime, 1_000, move || {
         let outages = Arc::new(Outages::default());
         let policy = OutagePolicy::recommended().after_failures(1).probe_every(LONG / 4);
         let before = request();

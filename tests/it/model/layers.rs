@@ -152,7 +152,9 @@ type Stack = BoxCloneService<Request<Full<Bytes>>, Response<Body>, Error>;
 type Calling = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>>>>;
 
 /// The client's request.
+#[derive(Default)]
 enum Asked {
+    #[default]
     Nothing,
     Calling(Calling),
     Holding(Body),
@@ -243,7 +245,7 @@ impl Layers {
             sim,
             provider,
             orders,
-            store: Arc::new(MemoryStore::new().clock(clock.clone())),
+            store: Arc::new(MemoryStore::new().clock(clock)),
             clock,
             journal,
             trails: Vec::new(),
@@ -263,7 +265,7 @@ impl Layers {
         let quota = QuotaGuardLayer::new(Limits::unlimited().rpd(u64::from(QUOTA)))
             .on_exhausted(OnExhausted::Refuse)
             .keep_for_first_attempts(0)
-            .clock(self.clock.clone())
+            .clock(self.clock)
             .learn_nothing();
         let keep = KeepPaidLayer::new()
             .journal(Arc::new(self.journal.clone()))
@@ -413,13 +415,7 @@ impl Layers {
 
     /// A layer over the account that outlives the process.
     fn spending(&self) -> SpendingLayer {
-        SpendingLayer::new().clock(self.clock.clone()).store(self.store.clone())
-    }
-}
-
-impl Default for Asked {
-    fn default() -> Self {
-        Self::Nothing
+        SpendingLayer::new().clock(self.clock).store(self.store.clone())
     }
 }
 
