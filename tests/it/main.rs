@@ -22,6 +22,7 @@ mod harness;
 mod interactions;
 mod invariants;
 mod keep_paid;
+mod model;
 mod observe;
 mod orders;
 mod outages;

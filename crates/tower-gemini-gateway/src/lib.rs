@@ -76,6 +76,7 @@ mod state;
 mod state_guard;
 pub mod stats;
 pub mod status;
+mod sync;
 mod tls;
 mod today;
 mod transform;

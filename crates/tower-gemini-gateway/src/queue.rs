@@ -5,12 +5,13 @@
 //! with most waiting requests gives way, and in time.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// Tells callers apart: a digest of a credential or of a token's name.
 pub(crate) type Caller = u64;

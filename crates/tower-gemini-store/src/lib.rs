@@ -23,6 +23,8 @@ mod postgres;
 mod redb;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redb")]
+mod sync;
 
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;

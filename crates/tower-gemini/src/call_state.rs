@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -21,6 +21,7 @@ use tower_gemini_core::verdict::{Charge, QuotaCharge, Verdict};
 use crate::call_memory::CallMemory;
 use crate::error::{Error, TimeLimit};
 use crate::jittered_retry::ComeBack;
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::trail::{AttemptId, ResponseFacts, Step, Trail};
 
 /// The state of one call. O(1) to clone; the clones share it.
@@ -122,6 +123,8 @@ struct Slot {
     gates: Vec<Arc<dyn SendGate>>,
     /// The interaction that it started, once its id was read.
     interaction: Option<String>,
+    /// Leave was given to send once more after it: nothing of it is still to come.
+    is_followed: bool,
 }
 
 /// What an attempt that was sent has come to.
@@ -386,22 +389,24 @@ impl CallState {
     /// one unit of the allowance where it may have been, and `None` where it was, or the allowance
     /// is spent. An interaction whose id is known is fetched: no allowance sends it again.
     pub(crate) fn permit_after(&self, verdict: &Verdict) -> Option<ResendPermit> {
+        let mut shared = self.shared();
         match verdict.charge() {
-            Charge::None | Charge::Waived => Some(ResendPermit(())),
-            Charge::Maybe => {
-                let mut shared = self.shared();
-                if shared.has_interaction() {
-                    return None;
-                }
-                if shared.may_repeat {
-                    return Some(ResendPermit(()));
-                }
-                let left = shared.allowance?.checked_sub(1)?;
-                shared.allowance = Some(left);
-                Some(ResendPermit(()))
-            }
-            Charge::Charged => None,
+            Charge::None | Charge::Waived => {}
+            Charge::Maybe if shared.has_interaction() => return None,
+            Charge::Maybe if shared.may_repeat => {}
+            Charge::Maybe => shared.allowance = Some(shared.allowance?.checked_sub(1)?),
+            Charge::Charged => return None,
         }
+        if let Some(last) = shared.attempts.last_mut() {
+            last.is_followed = true;
+        }
+        Some(ResendPermit(()))
+    }
+
+    /// Whether the call waits to be sent again: no attempt of it is under way.
+    #[cfg(feature = "keep-paid")]
+    pub(crate) fn is_between_attempts(&self) -> bool {
+        self.shared().attempts.last().is_some_and(|slot| slot.is_followed)
     }
 
     /// Whether its last attempt started an interaction whose id is known: it is fetched, and never

@@ -58,6 +58,7 @@ pub mod spending;
 pub mod stack;
 pub mod stage;
 pub mod store;
+mod sync;
 pub mod thought_signatures;
 mod timer;
 pub mod trail;

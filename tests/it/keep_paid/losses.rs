@@ -62,6 +62,28 @@ fn an_error_that_may_be_charged_is_not_stored() {
     });
 }
 
+// The resend that the first client had bought was sent without it, or begun and dropped, whichever
+// way its client took the request.
+#[test]
+fn a_resend_that_was_bought_is_not_sent_for_a_client_that_has_left() {
+    // It leaves while the attempt is under way, and in the wait after it.
+    for patience in [10_000, 20_500] {
+        in_paused_time(async {
+            let scenario = Scenario::new([Fault::ResetAfterGeneration]);
+            let (sim, keep) = (scenario.sim(), KeepPaidLayer::new());
+            let service = stack(&scenario, &sim, &keep);
+            let mut bought = request(&scenario, &Trail::new());
+            bought.extensions_mut().insert(CallOptions::new().maybe_charged_resends(1));
+            disconnect(service.clone(), bought, Patience::Time(patience)).await;
+            assert!(keep.drain(Duration::from_secs(1000)).await);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            assert_eq!((sim.requests(), keep.counts().losses), (1, 1), "{patience}");
+            let told = whole(service, request(&scenario, &Trail::new())).await.unwrap_err();
+            assert_eq!((told.charge(), sim.requests()), (Charge::Maybe, 1), "{patience}");
+        });
+    }
+}
+
 #[test]
 fn a_request_with_an_allowance_is_sent_again_after_a_loss() {
     in_paused_time(async {

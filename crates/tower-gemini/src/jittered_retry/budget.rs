@@ -1,7 +1,8 @@
 //! How many resends all calls together may make, in whole tokens.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::sync::{AtomicU32, Ordering};
 
 /// A bucket that resends are paid from, shared by all clones of a layer.
 ///

@@ -2,12 +2,10 @@
 //! the others wait.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
 use serde_json::json;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 use tower_gemini_core::call::{ImageSize, ModelId};
 use tower_gemini_core::target::UpstreamId;
@@ -16,6 +14,7 @@ use tower_gemini_core::verdict::{Charge, Outcome, Verdict, WaitHint, WaitSource}
 use crate::body::{JudgedBody, RequestTemplate};
 use crate::refusal::{Refusal, retry_info, whole_seconds};
 use crate::stage::UpstreamBody;
+use crate::sync::{Mutex, MutexGuard, Notify, PoisonError};
 use crate::trail::{Step, StopReason, WaitReason};
 
 /// When a model counts as overloaded, and how often it is asked whether it still is.

@@ -333,7 +333,7 @@ impl<B: CompletableBody> ForegroundCall<B> {
     /// Nobody waits for the response any more.
     fn leave(&mut self) {
         let Some((response, call)) = self.running.take() else { return };
-        if call.state.last_may_be_charged() {
+        if call.state.is_worth_completing() {
             let room = call.registry.room(&call.state);
             call.complete_detached(read_response(response, room));
         } else {

@@ -262,7 +262,7 @@ async fn complete(
     let mut deadline = None;
     let result = loop {
         let alone = call.is_alone();
-        if alone && !call.state.last_may_be_charged() {
+        if alone && !call.state.is_worth_completing() {
             // Dropped first: the request can go out until then.
             drop(work);
             let is_out = call.state.last_may_be_charged();
@@ -279,8 +279,8 @@ async fn complete(
         let state = &call.state;
         let work = poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
-            // The attempt ended free: nobody wants another one.
-            Poll::Pending if alone && !state.last_may_be_charged() => Poll::Ready(None),
+            // The attempt ended without a response: nobody wants another one.
+            Poll::Pending if alone && !state.is_worth_completing() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         });
         let disconnected = async {

@@ -46,8 +46,9 @@
 //! # What is stored, and for whom
 //!
 //! * Only what was or may have been charged and has a result: a response, or a refusal that was
-//!   charged, whatever its status. A call that waits for quota, or between two attempts that cost
-//!   nothing, ends with its client. A detached call ends as soon as an attempt has cost nothing.
+//!   charged, whatever its status. A call that waits for quota, or between two attempts, ends with
+//!   its client: a resend that was bought is for a client that waits. A detached call ends with the
+//!   attempt that was under way.
 //! * For the same request of the same caller: method, path, query, content type, body and
 //!   credential, as one SHA-256. No credential is stored. Where callers share one credential,
 //!   [`CallerId`] tells them apart; where one request can be answered in two formats,

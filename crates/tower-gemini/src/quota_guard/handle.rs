@@ -16,7 +16,7 @@ use super::learn::{Learned, Lesson, lessons};
 use super::limits::{QuotaAmounts, QuotaDimension};
 use super::state::{KeyState, QuotaState};
 use super::usage::{QuotaUsage, QuotaWait};
-use crate::reservation::wait_for_turn;
+use crate::reservation::turn::wait_for_turn;
 
 /// Reserves from one (upstream, project, model) of a layer's count, for callers that do not send
 /// through its services.

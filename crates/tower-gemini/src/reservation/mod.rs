@@ -6,13 +6,9 @@
 //! been sent. How far the request got is the attempt's own evidence, not a guess from polling: a
 //! client may send as soon as it is called.
 
-use std::future::{Future, poll_fn};
-use std::ops::ControlFlow;
-use std::pin::pin;
-use std::task::{Poll, Waker, ready};
+use std::future::Future;
 
 use http::{Request, Response};
-use tokio::time::{Instant, sleep_until};
 use tower_gemini_core::cost::ServedBy;
 use tower_gemini_core::scan::Usage;
 use tower_gemini_core::verdict::{Outcome, Verdict};
@@ -23,6 +19,7 @@ use crate::error::Error;
 use crate::stage::AttemptService;
 
 pub(crate) mod queue;
+pub(crate) mod turn;
 
 /// How an attempt ended, as far as its reservation is concerned.
 #[derive(Debug, Clone, Copy)]
@@ -52,22 +49,6 @@ pub(crate) trait Reservation: Send + Sync + 'static {
 
     /// Settles it, or gives it back. Called once.
     fn end(self, outcome: &AttemptOutcome<'_>);
-}
-
-/// Looks whether a queued call's turn has come: at once, whenever it is woken, and at the moments
-/// that `look` names.
-pub(crate) async fn wait_for_turn<R>(mut look: impl FnMut(&Waker) -> ControlFlow<R, Instant>) -> R {
-    let mut timer = pin!(sleep_until(Instant::now()));
-    poll_fn(|cx| {
-        loop {
-            match look(cx.waker()) {
-                ControlFlow::Break(result) => return Poll::Ready(result),
-                ControlFlow::Continue(until) => timer.as_mut().reset(until),
-            }
-            ready!(timer.as_mut().poll(cx));
-        }
-    })
-    .await
 }
 
 /// Holds a reservation to the end of its attempt.

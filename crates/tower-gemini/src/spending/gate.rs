@@ -1,7 +1,7 @@
 //! The account and the calls that wait for it, behind one lock.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -10,7 +10,8 @@ use super::account::{Account, BlockedBy, CapReached, Period, SpendReservation};
 use super::{Caps, SpendAmounts};
 use crate::clock::Clock;
 use crate::reservation::queue::{WaitQueue, wake};
-use crate::reservation::wait_for_turn;
+use crate::reservation::turn::wait_for_turn;
+use crate::sync::{Mutex, PoisonError};
 
 #[derive(Clone)]
 pub(super) struct SpendGate {

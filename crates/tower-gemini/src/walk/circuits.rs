@@ -2,11 +2,9 @@
 //! `circuit_states`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 use tower_gemini_core::verdict::Verdict;
@@ -17,6 +15,7 @@ use super::circuit_states::{
 use super::shared_circuits::Publisher;
 use crate::clock::Clock;
 use crate::store::{RecordStore, StoreError};
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Notify, Ordering, PoisonError};
 use crate::trail::SkipReason;
 
 /// The circuit breakers of all targets, shared by all clones of a layer's services and readable by
