@@ -34,6 +34,8 @@ const IMAGE: &str = r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeT
 struct Model {
     back_at: Instant,
     takes: Duration,
+    /// Which of its sends is answered all the same, counted from 0.
+    exception: Option<usize>,
     sends: Arc<AtomicUsize>,
     overloads: Arc<AtomicUsize>,
 }
@@ -44,14 +46,15 @@ impl Model {
         Self {
             back_at,
             takes: Duration::from_secs(10),
+            exception: None,
             sends: Arc::default(),
             overloads: Arc::default(),
         }
     }
 
     async fn answer(self) -> Result<Response<Full<Bytes>>, std::io::Error> {
-        self.sends.fetch_add(1, Ordering::Relaxed);
-        let is_back = Instant::now() >= self.back_at;
+        let number = self.sends.fetch_add(1, Ordering::Relaxed);
+        let is_back = Instant::now() >= self.back_at || self.exception == Some(number);
         let (status, body) = if is_back { (200, IMAGE) } else { (503, OVERLOADED) };
         if is_back {
             sleep(self.takes).await;
@@ -138,6 +141,20 @@ fn each_call_finds_out_by_itself_where_that_is_asked_for() {
         let all = calls(&model, &stack, 60, Duration::from_secs(10), 15 * MINUTE).await;
         assert!(!all.iter().any(|(.., trail)| waited_for_outage(trail)));
         assert!(model.overloads() > 150 && all.iter().any(|(status, ..)| *status == 503));
+    });
+}
+
+// All who waited were sent after one answer. A refusal of content among a thousand was enough for a
+// thousand more, so a busy stack sent seven requests a call into an outage of two hours.
+#[test]
+fn one_answer_in_an_outage_sends_no_more_calls_than_find_out_that_it_goes_on() {
+    in_paused_time(async {
+        // The three that make it known, two probes, and one that is answered.
+        let model = Model { exception: Some(5), ..Model::back_after(10 * MINUTE) };
+        let stack = stack(OutagePolicy::recommended());
+        let all = calls(&model, &stack, 600, Duration::from_millis(100), 20 * MINUTE).await;
+        assert!(all.iter().all(|(status, ..)| *status == 200));
+        assert!(model.overloads() <= 3 + 10 + 3, "{}", model.overloads());
     });
 }
 

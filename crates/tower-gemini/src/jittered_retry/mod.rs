@@ -34,11 +34,12 @@
 //! Overloads last: 70 % are over within an hour, 90 % within two (article on 503s, 2026-03). After
 //! three in a row, of whichever calls, a model counts as in an outage at that size and tier. Then one
 //! attempt a minute is sent to find out whether it is over, and all other calls wait, within their
-//! deadline (15 minutes where they have none), to be sent when it is, spread over three seconds. A
-//! call keeps its last attempt for the middle of the time that it has left. One that has no time to
-//! wait, or finds too many waiting, gets a 503 of ours (`MODEL_IN_OUTAGE`) that says when the next
-//! attempt is due. Calls with a chain of models wait for all of them together, in
-//! [`model_fallback`](crate::model_fallback); calls with smaller sizes to go to wait at the smallest. [`RetryPolicy::outages`] sets this.
+//! deadline (15 minutes where they have none), to be sent when it is, spread over three seconds, and
+//! to wait again if it is known by then that it is not over. A call keeps its last attempt for the
+//! middle of the time that it has left. One that has no time to wait, or finds too many waiting,
+//! gets a 503 of ours (`MODEL_IN_OUTAGE`) that says when the next attempt is due. Calls with a chain
+//! of models wait for all of them together, in [`model_fallback`](crate::model_fallback); calls with
+//! smaller sizes to go to wait at the smallest. [`RetryPolicy::outages`] sets this.
 //!
 //! # Clients that resend by themselves
 //!

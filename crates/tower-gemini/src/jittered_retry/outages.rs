@@ -123,17 +123,20 @@ impl Known {
         }
     }
 
-    fn fail(&mut self, key: String, was_probe: bool, now: Instant, policy: OutagePolicy) {
+    /// Returns whether the next probe is due at another time.
+    fn fail(&mut self, key: String, was_probe: bool, now: Instant, policy: OutagePolicy) -> bool {
         if self.outages.len() >= MAX_KNOWN && !self.outages.contains_key(&key) {
             self.outages.clear();
         }
         let fresh = Outage { failures: 0, probe_at: now };
         let outage = self.outages.entry(key).or_insert(fresh);
         // What was sent before the outage was known says no more than what made it known.
-        if was_probe || outage.failures < policy.failures {
+        let is_news = was_probe || outage.failures < policy.failures;
+        if is_news {
             outage.probe_at = now + policy.probe_every;
         }
         outage.failures = outage.failures.saturating_add(1);
+        is_news
     }
 
     fn probe_at(&self, key: &str, now: Instant) -> Instant {
@@ -205,23 +208,30 @@ impl<'a> Gate<'a> {
     ) -> Result<Pass<'a>, Refused> {
         let key = self.key();
         let mut place: Option<Place<'a>> = None;
+        let mut is_its_turn = false;
         let passed = loop {
             // Made before the outages are looked at, it misses no change.
             let changed = self.outages.changed.notified();
             let now = Instant::now();
-            let due = match self.look(&key, (now, not_before), latest, &mut place) {
-                Ok(Admission::Wait(due)) => due,
+            match self.look(&key, (now, not_before), latest, &mut place) {
+                Ok(Admission::Wait(due)) => {
+                    is_its_turn = false;
+                    let _ = timeout_at(latest.min(due), changed).await;
+                }
                 Ok(Admission::Probe) => break Ok(Pass { gate: self, probed: Some(key) }),
+                // One answer may be an exception. Calls that it lets go look again when it is their
+                // turn: otherwise a thousand are sent into an outage that goes on, and their own
+                // exceptions let go the next thousand.
+                Ok(Admission::Free) if place.is_some() && !is_its_turn => {
+                    is_its_turn = true;
+                    let left = latest.saturating_duration_since(now);
+                    sleep(SPREAD.mul_f64(random).min(left)).await;
+                }
                 Ok(Admission::Free) => break Ok(self.unchecked()),
                 Err(refused) => break Err(refused),
-            };
-            let _ = timeout_at(latest.min(due), changed).await;
+            }
         };
         if let Some(place) = &place {
-            if passed.as_ref().is_ok_and(|pass| pass.probed.is_none()) {
-                let left = latest.saturating_duration_since(Instant::now());
-                sleep(SPREAD.mul_f64(random).min(left)).await;
-            }
             let (delay, why) = (place.since.elapsed(), WaitReason::Outage);
             self.request.state().record(Step::Waited { delay, why });
         }
@@ -338,23 +348,28 @@ pub(super) struct Pass<'a> {
 
 impl Pass<'_> {
     /// Records what came of the attempt: an overload, or an answer. Anything else says nothing.
+    /// Who waits is woken only where this changes something: in an outage that a thousand wait for,
+    /// hundreds of overloads do not.
     pub(super) fn settle(mut self, verdict: &Verdict) {
         let outages = self.gate.outages;
         let mut known = outages.known();
-        if verdict.outcome() == Outcome::Overloaded {
+        let has_changed = if verdict.outcome() == Outcome::Overloaded {
             let was_probe = self.probed.is_some();
             let key = self.probed.take().unwrap_or_else(|| self.gate.key());
-            known.fail(key, was_probe, Instant::now(), self.gate.policy);
+            known.fail(key, was_probe, Instant::now(), self.gate.policy)
         } else if verdict.outcome().is_success() || verdict.charge() == Charge::Charged {
             if known.outages.is_empty() {
                 return;
             }
-            known.outages.remove(&self.probed.take().unwrap_or_else(|| self.gate.key()));
+            let key = self.probed.take().unwrap_or_else(|| self.gate.key());
+            known.outages.remove(&key).is_some()
         } else {
             return;
-        }
+        };
         drop(known);
-        outages.changed.notify_waiters();
+        if has_changed {
+            outages.changed.notify_waiters();
+        }
     }
 }
 
