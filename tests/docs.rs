@@ -181,3 +181,28 @@ mod examples {
         assert!(named > 30, "{named}");
     }
 }
+
+// What no test notices is in one list, and a line of it that outlives its code would excuse another.
+#[cfg(test)]
+mod mutants {
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn every_surviving_mutant_is_explained_where_it_stands() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let list = fs::read_to_string(root.join(".ci/survivors")).unwrap();
+        let mut explained = 0;
+        for line in list.lines().filter(|line| !line.starts_with('#')) {
+            let [file, code, change, why] = line.split(" | ").collect::<Vec<_>>()[..] else {
+                panic!("FILE | CODE | CHANGE | WHY: {line}");
+            };
+            let text = fs::read_to_string(root.join(file)).unwrap();
+            let found = text.lines().filter(|line| line.trim() == code).count();
+            assert_eq!(found, 1, "{file} has once: {code}");
+            assert!(!change.is_empty() && !why.is_empty(), "{line}");
+            explained += 1;
+        }
+        assert!(explained > 0, "the list was read");
+    }
+}

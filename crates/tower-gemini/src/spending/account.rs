@@ -609,6 +609,25 @@ mod tests {
     }
 
     #[test]
+    fn a_period_of_a_fixed_length_holds_its_moment_and_begins_at_a_multiple_of_it() {
+        for seconds in [1, 50, 3_600] {
+            let period = Period::Every(Duration::from_secs(seconds));
+            let (start, end) = period.holding(at(NOW), &Zone::utc());
+            let (now, length) = (i64::try_from(NOW).unwrap(), i64::try_from(seconds).unwrap());
+            assert_eq!((start % length, end - start), (0, length));
+            assert!((start..end).contains(&now), "{start}..{end} holds {now}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_what_nothing_bounds_says_so() {
+        let mut account = daily(Caps::none().at_most_usd(5.0));
+        let unbounded = SpendAmounts { at_most_microusd: u64::MAX, ..SpendAmounts::NONE };
+        let refusal = account.reserve(at(NOW), unbounded).unwrap_err().to_string();
+        assert!(refusal.ends_with("this attempt may add an unknown amount"), "{refusal}");
+    }
+
+    #[test]
     fn a_refusal_names_the_cap_and_how_long_it_holds() {
         let mut account = daily(Caps::none().at_most_usd(5.0));
         let first = account.reserve(at(NOW), dollars(3)).unwrap();
