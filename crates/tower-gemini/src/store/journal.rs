@@ -590,3 +590,7 @@ mod hex {
         u128::from_str_radix(&text, 16).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;
