@@ -81,6 +81,9 @@ fn a_response_comes_before_a_loss_and_a_call_that_may_yet_end_well_before_it_too
     assert_eq!(claim(&mut table, false, true), Ok(stored(true)));
     assert_eq!(claim(&mut table, false, true), Ok(Lost));
     assert_eq!(claim(&mut table, false, true), Err("nothing"), "both are ours");
+    let mut table = others([record(1, Lost), record(2, stored(false))]);
+    table.remove(2);
+    assert_eq!(claim(&mut table, false, true), Ok(Lost), "the other one stays");
     let mut table = others([record(1, Lost), record(2, InFlight { detached: true })]);
     assert_eq!(claim(&mut table, false, true), Err("in flight for nobody"));
     let mut table = others([record(1, Lost), record(2, InFlight { detached: false })]);
