@@ -37,9 +37,11 @@ pub(crate) struct Fields(Vec<(Cow<'static, str>, Json)>);
 impl Fields {
     pub(crate) fn new<const N: usize>(fields: [(&'static str, Json); N]) -> Self {
         let mut present = Vec::with_capacity(N);
-        let is_present = |(_, value): &(_, Json)| !matches!(value, Json::Absent);
-        let named = fields.into_iter().filter(is_present);
-        present.extend(named.map(|(name, value)| (name.into(), value)));
+        for (name, value) in fields {
+            if !matches!(value, Json::Absent) {
+                present.push((Cow::Borrowed(name), value));
+            }
+        }
         Self(present)
     }
 
@@ -240,7 +242,9 @@ impl Printer {
     }
 
     fn string(&mut self, text: &str) {
-        if text.bytes().any(|b| b < b' ' || matches!(b, b'"' | b'\\')) {
+        // Without an early exit, compilers turn it into vector code.
+        let is_escaped = |b: u8| (b < b' ') | (b == b'"') | (b == b'\\');
+        if text.bytes().fold(false, |any, b| any | is_escaped(b)) {
             let _ = serde_json::to_writer(&mut self.text, text);
         } else {
             self.text.push(b'"');

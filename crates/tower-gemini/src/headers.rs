@@ -48,8 +48,14 @@ pub fn for_rebuilt_body(headers: &mut HeaderMap, length: Option<u64>) {
 /// As [`for_rebuilt_body`]; what describes the old bytes (`Content-Encoding`, `ETag`, ranges,
 /// digests) is removed too. The caller sets the `Content-Type`.
 pub fn for_changed_body(headers: &mut HeaderMap, length: Option<u64>) {
-    const DIGESTS: [&str; 5] =
-        ["content-md5", "digest", "content-digest", "repr-digest", "x-goog-hash"];
+    // As constants, they are not parsed for each response.
+    const DIGESTS: [HeaderName; 5] = [
+        HeaderName::from_static("content-md5"),
+        HeaderName::from_static("digest"),
+        HeaderName::from_static("content-digest"),
+        HeaderName::from_static("repr-digest"),
+        HeaderName::from_static("x-goog-hash"),
+    ];
     for_rebuilt_body(headers, length);
     for name in [CONTENT_ENCODING, ETAG, LAST_MODIFIED, ACCEPT_RANGES, CONTENT_RANGE] {
         headers.remove(name);

@@ -200,7 +200,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { store: Store::new(mode), ..Self::default() }
+        // No deeper than an image in its part: one allocation, of a few hundred bytes.
+        Self { store: Store::new(mode), frames: Vec::with_capacity(8), ..Self::default() }
     }
 
     /// Copies what `bytes` hold of an error. Called after every piece.
@@ -253,14 +254,12 @@ impl Reader {
         }
         self.end_document(false);
         let mut answer = self.answer;
-        let finals = self.store.end_response();
-        for part in finals.iter().filter_map(|found| found.part) {
-            if let Some(part) = answer.parts.get_mut(part) {
+        for Found { image, part } in self.store.end_response() {
+            if let Some(part) = part.and_then(|part| answer.parts.get_mut(part)) {
                 part.is_final = true;
             }
+            answer.earlier_images.extend(answer.image.replace(image));
         }
-        answer.earlier_images = finals.into_iter().map(|found| found.image).collect();
-        answer.image = answer.earlier_images.pop();
         answer
     }
 

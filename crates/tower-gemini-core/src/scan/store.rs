@@ -272,15 +272,12 @@ impl Store {
     }
 
     /// Ends the response, and returns its final images in order.
-    pub(super) fn end_response(&mut self) -> Vec<Found> {
-        let mut settled = std::mem::take(&mut self.settled);
-        if let Some(mut last) = self.finals.end() {
-            if self.mode == Mode::Decode {
-                last.image.bytes = std::mem::take(&mut self.main).into();
-            }
-            settled.push(last);
+    pub(super) fn end_response(&mut self) -> impl Iterator<Item = Found> + use<> {
+        let mut last = self.finals.end();
+        if let Some(last) = last.as_mut().filter(|_| self.mode == Mode::Decode) {
+            last.image.bytes = std::mem::take(&mut self.main).into();
         }
-        settled
+        std::mem::take(&mut self.settled).into_iter().chain(last)
     }
 
     /// Takes what has been decoded since the last call, where that is drained.

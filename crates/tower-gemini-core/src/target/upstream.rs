@@ -80,7 +80,7 @@ impl UpstreamId {
         Self {
             name: host.to_owned(),
             kind,
-            base_url: format!("{scheme}://{host}{port}{}", path.trim_end_matches('/')),
+            base_url: [scheme, "://", host, &port, path.trim_end_matches('/')].concat(),
             project: project.map(str::to_owned),
         }
     }

@@ -70,7 +70,6 @@ impl<S: WireClient> Service<Request<AttemptBody>> for ClassifyGeminiError<S> {
             call,
             catalog: self.settings.catalog.clone(),
             end: None,
-            facts: None,
             was_sent: false,
             is_closed: false,
             attempt,
@@ -127,7 +126,7 @@ impl<F> Sent<F> {
                 let verdict =
                     if evidence(&*error) { Verdict::not_sent() } else { log.attempt.cut_off() };
                 let error = Error::transport(error, verdict);
-                log.end(error.verdict(), None, None, &ServedBy::new());
+                log.finish(error.verdict(), None, None, None, &ServedBy::new());
                 return Err(error.with_trail(log.attempt.state().trail().clone()));
             }
         };
@@ -173,7 +172,7 @@ where
             );
             let error = Error::transport(error, Verdict::interrupted());
             let served = peek.decide(&head.headers, false).served;
-            log.end(error.verdict(), None, None, &served);
+            log.finish(error.verdict(), None, None, None, &served);
             return Err(error.with_trail(state.trail().clone()));
         }
         // The status of an error says enough; its body ends as the upstream's did.
@@ -187,12 +186,14 @@ where
             JudgedBody::new(decided, (!ended).then_some(body), call, state)
         }
     };
-    // Written now as it is known now; the body's end says more where there is more to come.
-    log.end(body.verdict(), body.usage(), body.images(), body.served_by());
-    log.facts = body.facts().cloned();
-    // Of a response that is all here the end has nothing to add.
+    let (verdict, usage, images) = (body.verdict(), body.usage(), body.images());
     if body.is_open() {
+        // Written now as it is known now; the body's end says more.
+        let cost = log.note(verdict, usage, body.served_by());
+        log.end = Some((verdict.clone(), usage.cloned(), images, cost));
         body.guard(Box::new(log));
+    } else {
+        log.finish(verdict, usage, images, body.facts(), body.served_by());
     }
     for_passed_body(&mut head.headers);
     Ok(Response::from_parts(head, body))
@@ -209,10 +210,8 @@ struct AttemptLog {
     catalog: Option<Arc<Catalog>>,
     was_sent: bool,
     is_closed: bool,
-    /// How it ended, as far as is known.
+    /// How it ended, as far as is known, where its body may say more.
     end: Option<(Verdict, Option<Usage>, Option<u32>, Cost)>,
-    /// What its response says of itself.
-    facts: Option<ResponseFacts>,
 }
 
 impl AttemptLog {
@@ -228,13 +227,8 @@ impl AttemptLog {
         (request.map(AttemptBody::into_wire), self)
     }
 
-    fn end(
-        &mut self,
-        verdict: &Verdict,
-        usage: Option<&Usage>,
-        images: Option<u32>,
-        served: &ServedBy,
-    ) {
+    /// Writes down how it ended, as far as is known, and returns what it cost.
+    fn note(&self, verdict: &Verdict, usage: Option<&Usage>, served: &ServedBy) -> Cost {
         let catalog = self.catalog.as_deref().unwrap_or_else(|| Catalog::builtin());
         let cost = cost_served(catalog, &self.call, served, verdict, usage);
         self.attempt.served_by(
@@ -242,42 +236,54 @@ impl AttemptLog {
             served.tier.filter(|tier| *tier != self.call.tier),
         );
         self.attempt.end(self.status, verdict, cost, self.started.elapsed());
-        self.end = Some((verdict.clone(), usage.cloned(), images, cost));
+        cost
     }
 
-    /// Nothing more will be known.
-    fn close(&mut self) {
-        if std::mem::replace(&mut self.is_closed, true) {
-            return;
-        }
-        if let Some((verdict, usage, images, cost)) = &self.end {
-            let (usage, images, cost) = (usage.as_ref(), *images, *cost);
-            let facts = self.facts.as_ref();
-            self.attempt.close(&AttemptEnd { verdict, usage, images, facts, cost });
+    /// Writes down how it ended: nothing more will be known.
+    fn finish(
+        &mut self,
+        verdict: &Verdict,
+        usage: Option<&Usage>,
+        images: Option<u32>,
+        facts: Option<&ResponseFacts>,
+        served: &ServedBy,
+    ) {
+        let cost = self.note(verdict, usage, served);
+        self.close(&AttemptEnd { verdict, usage, images, facts, cost });
+    }
+
+    fn close(&mut self, end: &AttemptEnd<'_>) {
+        if !std::mem::replace(&mut self.is_closed, true) {
+            self.attempt.close(end);
         }
     }
 }
 
 impl Drop for AttemptLog {
     fn drop(&mut self) {
-        // Dropped at a gate, nothing was sent.
-        if self.was_sent && self.end.is_none() {
-            let verdict = self.attempt.cut_off();
-            self.end(&verdict, None, None, &ServedBy::new());
+        match self.end.take() {
+            _ if self.is_closed => {}
+            Some((verdict, usage, images, cost)) => {
+                let (verdict, usage) = (&verdict, usage.as_ref());
+                self.close(&AttemptEnd { verdict, usage, images, facts: None, cost });
+            }
+            None if self.was_sent => {
+                let verdict = self.attempt.cut_off();
+                self.finish(&verdict, None, None, None, &ServedBy::new());
+            }
+            // Dropped at a gate, nothing was sent.
+            None => {}
         }
-        self.close();
     }
 }
 
 impl BodyGuard for AttemptLog {
     fn on_end(&mut self, end: &BodyEnd<'_>) {
-        // An image that nobody read to its end is as charged as before; only what was read says
-        // more.
+        // An image that nobody read to its end is as charged as before, which is written down when
+        // this is dropped; only what was read says more.
         if end.how != Ended::Dropped || end.verdict.outcome() != Outcome::Image {
-            self.end(end.verdict, end.usage, end.images, end.served);
-            self.facts = end.facts.cloned();
+            self.finish(end.verdict, end.usage, end.images, end.facts, end.served);
         }
-        self.close();
     }
 }
 

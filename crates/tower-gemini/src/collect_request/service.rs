@@ -1,13 +1,13 @@
 use std::any::Any;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::body::{CallBody, Chunks, WireBody};
 use crate::error::{BoxError, Error};
 use bytes::{Buf, Bytes};
-use http::Request;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout_at;
 use tower_gemini_core::call::{Call, Dialect};
@@ -74,31 +74,56 @@ where
         .size_hint()
         .upper()
         .is_some_and(|most| usize::try_from(most).is_ok_and(|most| most <= max_held_bytes));
-    let mut body = Box::pin(body);
-    let (mut held, mut held_bytes, mut trailers) = (Chunks::default(), 0_usize, None);
-    while held_bytes <= max_held_bytes {
-        let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else { break };
-        match frame.map_err(|error| Error::request_body(error.into()))?.into_data() {
-            Ok(mut data) => {
-                held_bytes = held_bytes.saturating_add(data.remaining());
-                held.push(data.copy_to_bytes(data.remaining()));
-            }
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
-    }
-    let is_held = held_bytes <= max_held_bytes;
-    if said_to_fit && !is_held {
+    // Of a body that fits there is no rest that would move on.
+    let (rest, read) = if said_to_fit {
+        (None, read(pin!(body), max_held_bytes).await?)
+    } else {
+        let mut body = Box::pin(body);
+        let read = read(body.as_mut(), max_held_bytes).await?;
+        (Some(body), read)
+    };
+    let Read { held, bytes, trailers } = read;
+    let is_held = bytes <= max_held_bytes;
+    let rest = rest.filter(|_| !is_held);
+    if !is_held && rest.is_none() {
         return Err(Error::request_body("the request's body is longer than it said".into()));
     }
     // A body in many chunks is read for its call from one piece; the chunks are still what is sent.
     let bytes = is_held.then(|| held.joined());
     let call = Call::parse(&parts.method, &parts.uri, &parts.headers, bytes.as_deref());
     let (call, state) = (Arc::new(call), opening.state.clone());
-    let body = match is_held {
-        true => CallBody::whole(held, trailers, call, state),
-        false => CallBody::once(held, Box::pin(Rest { body }), call, state),
+    let body = match rest {
+        None => CallBody::whole(held, trailers, call, state),
+        Some(body) => CallBody::once(held, Box::pin(Rest { body }), call, state),
     };
     Ok(Request::from_parts(parts, opening.apply(body)?))
+}
+
+/// What was read of a body.
+#[derive(Default)]
+struct Read {
+    held: Chunks,
+    bytes: usize,
+    trailers: Option<HeaderMap>,
+}
+
+/// Reads a body to its end, or until it has more than so many bytes.
+async fn read<B>(mut body: Pin<&mut B>, max_bytes: usize) -> Result<Read, Error>
+where
+    B: Body<Data: Send, Error: Into<BoxError>>,
+{
+    let mut read = Read::default();
+    while read.bytes <= max_bytes {
+        let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else { break };
+        match frame.map_err(|error| Error::request_body(error.into()))?.into_data() {
+            Ok(mut data) => {
+                read.bytes = read.bytes.saturating_add(data.remaining());
+                read.held.push(data.copy_to_bytes(data.remaining()));
+            }
+            Err(frame) => read.trailers = frame.into_trailers().ok(),
+        }
+    }
+    Ok(read)
 }
 
 /// What the caller's options make of the call.

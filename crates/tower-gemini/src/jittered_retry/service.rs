@@ -108,14 +108,17 @@ async fn send_and_retry<S: AttemptService>(
         gate.map(|(policy, request)| Gate { outages: &shared.outages, policy, request, waits });
     let mut pass = None;
     if let Some(gate) = gate {
-        if !gate.is_open() {
+        if gate.is_open() {
+            pass = Some(gate.unchecked());
+        } else {
             inner = inner.clone();
+            let first = RetryState::new();
+            match Box::pin(enter(gate, &shared, policy, &first, started)).await {
+                Ok(leave) => pass = Some(leave),
+                Err(refused) => return Ok(gate.refuse(refused, false)),
+            }
+            until_ready(&mut inner, &state).await?;
         }
-        match enter(gate, &shared, policy, &RetryState::new(), started).await {
-            Ok(leave) => pass = Some(leave),
-            Err(refused) => return Ok(gate.refuse(refused, false)),
-        }
-        until_ready(&mut inner, &state).await?;
     }
     let mut request = request.map(CallBody::into_attempt);
     loop {
@@ -172,7 +175,7 @@ async fn send_and_retry<S: AttemptService>(
                     state.record(Step::Waited { delay: wait, why });
                     sleep(wait).await;
                     if let Some(gate) = gate {
-                        match enter(gate, &shared, policy, &retries, started).await {
+                        match Box::pin(enter(gate, &shared, policy, &retries, started)).await {
                             Ok(leave) => pass = Some(leave),
                             Err(refused) => {
                                 if let Some((resends, template)) = resends {
@@ -205,7 +208,8 @@ async fn send_and_retry<S: AttemptService>(
     }
 }
 
-/// Waits for the end of an outage, or for this call's turn to find out whether it is over.
+/// Waits for the end of an outage, or for this call's turn to find out whether it is over. Its
+/// future is boxed: every call would have room for it otherwise, and few wait.
 async fn enter<'a>(
     gate: Gate<'a>,
     shared: &Shared,
