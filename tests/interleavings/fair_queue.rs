@@ -4,7 +4,7 @@ use shuttle::future::block_on;
 use shuttle::sync::Arc;
 
 use crate::queue::{Admitted, Limits, Queue, Usage};
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::{LONG, check, join, look_once};
 
 const LIMITS: Limits = Limits { places: 2, calls: 3, bytes: 10, reserve: 4, queue: 8, time: LONG };
@@ -16,31 +16,31 @@ fn assert_is_empty(queue: &Queue) {
     assert!(!queue.is_under_pressure());
 }
 
-/// More requests than places, of two callers; one leaves the queue, and one lets its response go on
-/// without its client.
+/// Four callers and one place. One leaves the queue; the calls of the others go on when their
+/// clients have left their places, so that only those places let the next ones in.
 pub fn every_request_that_waits_is_served_and_none_beyond_the_places() {
     check(|| {
-        let (queue, held) = (Queue::new(LIMITS), Arc::new(AtomicUsize::new(0)));
+        let queue = Queue::new(Limits { places: 1, calls: 4, ..LIMITS });
+        let held = Arc::new(AtomicUsize::new(0));
+        let leases = Arc::new(Mutex::new(Vec::new()));
         join((0..4).map(|n| {
-            let (queue, held) = (queue.clone(), held.clone());
+            let (queue, held, leases) = (queue.clone(), held.clone(), leases.clone());
             move || {
-                let admitted = queue.admit(n % 2, 4, LONG);
+                let admitted = queue.admit(n, 2, LONG);
                 let admitted = match n {
                     0 => look_once(admitted),
                     _ => Some(block_on(admitted)),
                 };
                 let Some(admitted) = admitted else { return };
                 let Admitted { place, lease } = admitted.unwrap();
-                assert!(held.fetch_add(1, Ordering::SeqCst) < LIMITS.places);
-                shuttle::thread::yield_now();
+                assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0);
+                leases.lock().unwrap().push(lease);
                 held.fetch_sub(1, Ordering::SeqCst);
                 drop(place);
-                if n == 1 {
-                    shuttle::thread::yield_now();
-                }
-                drop(lease);
             }
         }));
+        assert!(leases.lock().unwrap().len() >= 3);
+        leases.lock().unwrap().clear();
         assert_is_empty(&queue);
     });
 }

@@ -1,8 +1,11 @@
 //! What calls share, under every interleaving of threads that shuttle finds.
 //!
-//! The files that hold the shared state are compiled here once more, from where they are. They take
-//! their locks and atomics from `crate::sync`, which is shuttle's here. What else they import is the
-//! library's own, or stands in for what is private there and shares nothing.
+//! The files that hold the shared state are compiled here once more, from where they are. They
+//! take their locks and atomics from `crate::sync`, which is shuttle's here. What else they import
+//! is the library's own, or stands in for what is private there and shares nothing.
+//!
+//! Not here: the calls that `KeepPaid` knows, the memory of one request, and an account in a
+//! store. Their files import too much of their crates.
 
 // As a test of its own it would run the tests of those files, outside of shuttle.
 #![cfg(not(test))]

@@ -1,5 +1,5 @@
-//! The rules of attempts, charges, quota, deadline and crash as one machine: without bytes, tasks or
-//! a clock, so that every state of it can be visited.
+//! The rules of attempts, charges, quota, deadline and crash as one machine: without bytes, tasks
+//! or a clock, so that every state of it can be visited.
 //!
 //! It has one client that wants one image, one process that works for it, and what outlives the
 //! process: the journal and the account. The provider's truth is part of the state, and no rule may
@@ -154,8 +154,8 @@ pub(crate) struct Quota {
     pub(crate) reserved: u8,
     /// In truth: what the provider has received from this process.
     received: u8,
-    /// Attempts that were abandoned while their requests went out: nobody knows whether the provider
-    /// counts them.
+    /// Attempts that were abandoned while their requests went out: nobody knows whether the
+    /// provider counts them.
     unsure: u8,
 }
 
