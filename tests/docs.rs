@@ -17,6 +17,7 @@ pages! {
     guide "guide.md",
     jobs "jobs.md",
     moving_from_other_tools "moving-from-other-tools.md",
+    proof "proof.md",
     quotas_and_tiers "quotas-and-tiers.md",
     two_replicas "two-replicas.md",
     what_a_call_can_cost "what-a-call-can-cost.md",

@@ -49,7 +49,7 @@ impl Row {
         }
     }
 
-    /// Reads a line that [`write`] wrote.
+    /// Reads a line that [`write()`] wrote.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(',');
@@ -95,7 +95,7 @@ pub fn write(target_tmp: &Path, program: &str, rows: &[Row]) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// Those of the file system, and a line that [`write`] would not write.
+/// Those of the file system, and a line that [`write()`] would not write.
 pub fn read(target_tmp: &Path) -> io::Result<Vec<(String, Row)>> {
     let mut files: Vec<_> =
         fs::read_dir(target_tmp.join("goals"))?.collect::<io::Result<Vec<_>>>()?;
